@@ -1,0 +1,46 @@
+# Every target sets up .venv first when it is missing or its requirements changed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help study report ui test check lock clean
+help:
+	@echo "make study   train the three variants on MNIST, 20 epochs each, and write the report"
+	@echo "make report  rebuild figures, tables and the README's block from the logged runs"
+	@echo "make ui      browse the runs at http://127.0.0.1:5000"
+	@echo "make test    run all tests"
+	@echo "make check   ruff and mypy"
+
+$(READY): pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(READY)
+
+study: $(READY)
+	$(BIN)/python -m normstudy study experiments/assignment.py
+	$(BIN)/python -m normstudy report experiments/assignment.py --readme
+
+report: $(READY)
+	$(BIN)/python -m normstudy report experiments/assignment.py --readme
+
+ui: $(READY)
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The lock names every package with its hashes, and no index.
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url --output-file requirements.txt pyproject.toml
+
+clean:
+	rm -rf .venv

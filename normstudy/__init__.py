@@ -1,0 +1,1 @@
+"""normstudy: what a normalisation layer changes in a small CNN, measured as tracked MLflow runs."""

@@ -1,0 +1,164 @@
+"""The command line: parses, calls, exits. Options come from `TrainConfig`; heavy imports stay inside the commands."""
+
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from normstudy.config import TrainConfig, norm_names
+from normstudy.errors import ConfigError, NormstudyError
+
+app = typer.Typer(
+    help="What a normalisation layer changes in a small CNN, as tracked MLflow runs.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    # `mlflow run -P batch_size=32` of a parameter that MLproject doesn't declare arrives as `--batch_size 32`
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
+)
+ASSIGNMENT = Path("experiments/assignment.py")
+
+
+class StopSignal:
+    """Remembers that a signal asked to stop. `mlflow run` sends SIGTERM right after Ctrl-C, so an exception raised in
+    the handler would be hit by the next one half-way through the clean-up."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.number = self.number or number
+
+    def __call__(self) -> int | None:
+        return self.number
+
+
+def config_options(*, optional: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds an option for each field of `TrainConfig`, which the command receives as keywords.
+
+    Values stay text: `TrainConfig` alone parses and checks them, here, under `mlflow run` and in the notebook. With
+    `optional` a field that isn't given stays out.
+    """
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        fields = []
+        for name, field in TrainConfig.model_fields.items():
+            kind = "|".join(norm_names()) if name == "norm" else getattr(field.annotation, "__name__", "").upper()
+            choices = getattr(field.annotation, "__args__", None)
+            option = typer.Option(metavar="|".join(choices) if choices else kind, help=field.description)
+            default = None if optional else str(field.default)
+            fields.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[str | None, option]
+                )
+            )
+
+        def call(**values: Any) -> None:
+            command(**{name: value for name, value in values.items() if value is not None})
+
+        call.__doc__ = command.__doc__
+        call.__name__ = command.__name__
+        call.__signature__ = inspect.Signature(own + fields)  # type: ignore[attr-defined]
+        return call
+
+    return add
+
+
+@app.command("train")
+@config_options(optional=False)
+def train_command(**values: str) -> None:
+    """Train one variant, as one MLflow run."""
+    stop_signal = StopSignal()
+    config = TrainConfig.of(**values)
+
+    from normstudy.tracking import MlflowTracker
+    from normstudy.train import train
+
+    train(config, MlflowTracker(), stop_signal=stop_signal)
+
+
+@app.command("study")
+@config_options(optional=True)
+def study_command(
+    experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
+    workers: Annotated[int, typer.Option(min=0, help="trials at once; 0: by the number of cores")] = 0,
+    **overrides: str,
+) -> None:
+    """Train every variant of an experiment, in parallel processes under one parent run. Options override its configs."""
+    stop_signal = StopSignal()
+    from normstudy.experiments import load_experiment
+
+    loaded = load_experiment(experiment, overrides)
+
+    from normstudy.launch import study
+
+    study(loaded, workers=workers, stop_signal=stop_signal)
+
+
+@app.command("report")
+def report_command(
+    experiment: Annotated[Path, typer.Argument(help="the study to report")] = ASSIGNMENT,
+    parent: Annotated[str, typer.Option(help="run id of one study; else the newest run of each variant")] = "",
+    out: Annotated[Path, typer.Option(help="folder for figures and tables")] = Path("report"),
+    readme: Annotated[bool, typer.Option("--readme", help="replace the marked block in README.md")] = False,
+) -> None:
+    """Build every figure and table from the tracking server alone."""
+    from normstudy.experiments import load_experiment
+
+    loaded = None if parent else load_experiment(experiment, {})
+
+    from normstudy.report import report
+    from normstudy.runs import newest_study, planned_in
+
+    if loaded is None:
+        name, configs = planned_in(parent)
+        parent_id: str | None = parent
+    else:
+        name, configs = loaded.name, list(loaded.configs)
+        parent_id = newest_study(name)
+    report(name, configs, parent_id=parent_id, out=out, readme=Path("README.md") if readme else None)
+    print(f"report written to {out}/")
+
+
+def main() -> None:
+    """Run a command; every expected failure is one line on standard error and an exit status."""
+    try:
+        app(standalone_mode=False)
+    except NormstudyError as error:
+        fail(str(error), error.exit_status)
+    except TyperException as error:
+        fail(explain(error), 2)
+    except KeyboardInterrupt:
+        fail("stopped by signal 2", 130)
+    except Exception as error:
+        if type(error).__module__.startswith("mlflow"):
+            fail(f"tracking server: {str(error).splitlines()[0]}", 1)
+        raise
+
+
+def explain(error: TyperException) -> str:
+    """The parser's message, with the choices where an option or command is unknown."""
+    message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+    if context is None:
+        return message
+    if message.startswith("No such option"):
+        choices = [option for parameter in context.command.params for option in parameter.opts if option[:2] == "--"]
+        return f"{message}; choose from {', '.join(choices)}"
+    if commands := getattr(context.command, "commands", None):
+        return f"{message}; choose from {', '.join(commands)}"
+    return message
+
+
+def fail(message: str, status: int) -> None:
+    """One line on standard error, then exit."""
+    print(f"normstudy: error: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,112 @@
+"""The configuration of one trial: the only source of names, types, defaults and bounds.
+
+The command line, the MLproject parameters and the notebook derive from `TrainConfig`; tests compare them.
+"""
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from normstudy.errors import ConfigError
+
+MNIST_TRAIN_IMAGES = 60_000
+
+
+def norm_names() -> tuple[str, ...]:
+    """Keys of `NORMS` in model.py, read from its source: importing it would load torch, 2 s, into each `--help`."""
+    tree = ast.parse((Path(__file__).parent / "model.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "NORMS":
+            return tuple(ast.literal_eval(key) for key in node.value.keys)  # type: ignore[union-attr]
+    raise AssertionError("model.py has no NORMS table")
+
+
+class TrainConfig(BaseModel):
+    """One trial. Everything that decides its numbers stands here, and nothing else does.
+
+    Raises `ConfigError` (through `TrainConfig.of`) or pydantic's `ValidationError` for a value out of bounds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    norm: str = Field("gn", description="normalisation layer")
+    l1: float = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over convolution and linear weights")
+    groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
+    epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    lr: float = Field(0.06, gt=0, description="peak learning rate of the one-cycle schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 decay, on convolution and linear weights only")
+    warmup: float = Field(0.3, gt=0, lt=1, description="part of the steps in which the learning rate rises")
+    rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest rotation, in degrees")
+    translation: float = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
+    scale: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of size, as a fraction")
+    seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, data order and augmentation")
+    val_size: int = Field(0, ge=0, lt=MNIST_TRAIN_IMAGES, description="training images held out for validation")
+    train_size: int = Field(0, ge=0, le=MNIST_TRAIN_IMAGES, description="training images used; 0: all not held out")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads; another number gives other last bits")
+
+    @field_validator("norm")
+    @classmethod
+    def _norm_is_in_the_table(cls, value: str) -> str:
+        if value not in norm_names():
+            raise ValueError(f"unknown norm; choose from {', '.join(norm_names())}")
+        return value
+
+    @model_validator(mode="after")
+    def _data_suffice(self) -> "TrainConfig":
+        left = MNIST_TRAIN_IMAGES - self.val_size
+        if self.train_size > left:
+            raise ValueError(
+                f"train_size {self.train_size} is more than the {left} images that val_size {self.val_size} leaves"
+            )
+        if self.batch_size > self.training_images:
+            raise ValueError(f"batch_size {self.batch_size} is more than the {self.training_images} training images")
+        return self
+
+    @classmethod
+    def of(cls, **values: Any) -> "TrainConfig":
+        """As the constructor, but a bad value raises `ConfigError` with one line: name, value, what was expected."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_one_line(detail) for detail in error.errors())) from None
+
+    @property
+    def training_images(self) -> int:
+        """Number of images trained on."""
+        return self.train_size or MNIST_TRAIN_IMAGES - self.val_size
+
+    @property
+    def variant(self) -> str:
+        """The name that people read: `GN`, or `BN + L1` where the penalty is on."""
+        return self.norm.upper() + (" + L1" if self.l1 else "")
+
+    @property
+    def trial_key(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the canonical configuration.
+
+        `device` is left out: it says where a trial runs, not which trial it is.
+        """
+        canonical = self.model_dump_json(exclude={"device"})
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def command(self) -> str:
+        """The shell command that repeats this trial."""
+        changed = {name: value for name, value in self if value != type(self).model_fields[name].default}
+        options = [f"--{name.replace('_', '-')} {value}" for name, value in {"norm": self.norm, **changed}.items()]
+        return " ".join(["python -m normstudy train", *options])
+
+
+def _one_line(detail: Any) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = detail["loc"][0]
+    if detail["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; choose from {', '.join(TrainConfig.model_fields)}"
+    return f"{name}={detail['input']}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,69 @@
+"""Loss, accuracy and the misclassified images of one split."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normstudy.data import Split, normalise
+
+EVALUATION_BATCH = 500  # fits a CPU core's cache better than 2,000, and fills a GPU well enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model answers on a split: mean cross-entropy in nats, accuracy as a fraction, and all logits."""
+
+    loss: float
+    accuracy: float
+    logits: Float[Tensor, "n classes"]
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, split: Split, memory_format: torch.memory_format) -> Evaluation:
+    """Run `model` in eval mode over a split, in order, without augmentation."""
+    model.eval()
+    logits = torch.cat(
+        [model(normalise(images).contiguous(memory_format=memory_format)) for images in split.images.split(EVALUATION_BATCH)]
+    )
+    correct = (logits.argmax(dim=1) == split.labels).sum().item()
+    loss = functional.cross_entropy(logits, split.labels).item()
+    return Evaluation(loss=loss, accuracy=correct / len(split), logits=logits.cpu())
+
+
+def misclassified(evaluation: Evaluation, split: Split) -> pd.DataFrame:
+    """One row for each misclassified image, in the order of the split.
+
+    Columns: index (place in the original file), true, predicted, confidence (softmax probability of the prediction),
+    confidence_true (of the true digit), loss (cross-entropy in nats).
+    """
+    labels = split.labels.cpu()
+    log_probability = evaluation.logits.double().log_softmax(dim=1)
+    predicted = evaluation.logits.argmax(dim=1)
+    rows = (predicted != labels).nonzero().squeeze(1)
+    true_log_probability = log_probability[rows, labels[rows]]
+    return pd.DataFrame(
+        {
+            "index": split.indices.cpu()[rows].numpy(),
+            "true": labels[rows].numpy(),
+            "predicted": predicted[rows].numpy(),
+            "confidence": log_probability[rows, predicted[rows]].exp().numpy(),
+            "confidence_true": true_log_probability.exp().numpy(),
+            "loss": -true_log_probability.numpy(),
+        }
+    )
+
+
+def ten_worst(table: pd.DataFrame) -> pd.DataFrame:
+    """The ten misclassified images with the highest loss, highest first; of equals the earlier in the test set."""
+    return table.sort_values(["loss", "index"], ascending=[False, True], kind="stable").head(10)
+
+
+def confusion_matrix(evaluation: Evaluation, split: Split) -> pd.DataFrame:
+    """Counts of images by true digit (rows) and predicted digit (columns), 10 x 10."""
+    true = pd.Categorical(split.labels.cpu().numpy(), categories=range(10))
+    predicted = pd.Categorical(evaluation.logits.argmax(dim=1).numpy(), categories=range(10))
+    return pd.crosstab(true, predicted, rownames=["true"], colnames=["predicted"], dropna=False)
