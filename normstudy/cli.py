@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from normstudy.config import TrainConfig, norm_names
-from normstudy.errors import ConfigError, NormstudyError
+from normstudy.errors import NormstudyError
 
 app = typer.Typer(
     help="What a normalisation layer changes in a small CNN, as tracked MLflow runs.",
@@ -93,7 +93,7 @@ def study_command(
     workers: Annotated[int, typer.Option(min=0, help="trials at once; 0: by the number of cores")] = 0,
     **overrides: str,
 ) -> None:
-    """Train every variant of an experiment, in parallel processes under one parent run. Options override its configs."""
+    """Train every variant of an experiment, side by side, under one parent run. Options override its configs."""
     stop_signal = StopSignal()
     from normstudy.experiments import load_experiment
 

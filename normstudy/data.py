@@ -39,9 +39,7 @@ class Split:
 
     def to(self, device: torch.device) -> "Split":
         """The same split on another device."""
-        return Split(
-            images=self.images.to(device), labels=self.labels.to(device), indices=self.indices.to(device)
-        )
+        return Split(images=self.images.to(device), labels=self.labels.to(device), indices=self.indices.to(device))
 
     def digest(self) -> str:
         """16 hexadecimal digits of the SHA-256 of images and labels."""
@@ -83,9 +81,7 @@ def load_mnist(archives: Path = ARCHIVES) -> tuple[Split, Split]:
 
 
 def _split(dataset: datasets.MNIST) -> Split:
-    return Split(
-        images=dataset.data.unsqueeze(1), labels=dataset.targets, indices=torch.arange(len(dataset.targets))
-    )
+    return Split(images=dataset.data.unsqueeze(1), labels=dataset.targets, indices=torch.arange(len(dataset.targets)))
 
 
 def load_data(config: TrainConfig, device: torch.device) -> Data:

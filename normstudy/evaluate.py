@@ -27,7 +27,10 @@ def evaluate(model: nn.Module, split: Split, memory_format: torch.memory_format)
     """Run `model` in eval mode over a split, in order, without augmentation."""
     model.eval()
     logits = torch.cat(
-        [model(normalise(images).contiguous(memory_format=memory_format)) for images in split.images.split(EVALUATION_BATCH)]
+        [
+            model(normalise(images).contiguous(memory_format=memory_format))
+            for images in split.images.split(EVALUATION_BATCH)
+        ]
     )
     correct = (logits.argmax(dim=1) == split.labels).sum().item()
     loss = functional.cross_entropy(logits, split.labels).item()

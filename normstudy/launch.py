@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
+from typing import Any
 
 from tqdm import tqdm
 
@@ -41,8 +42,8 @@ def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[],
                     processes.stop()
         if signal_number := stop_signal():
             raise Interrupted(signal_number)
-        states = {c.variant: status_of(run_id) for c, run_id in zip(experiment.configs, run_ids, strict=True)}
-        if unfinished := [f"{variant} is {state}" for variant, state in states.items() if state != "FINISHED"]:
+        states = [(c.variant, run_id, status_of(run_id)) for c, run_id in zip(experiment.configs, run_ids, strict=True)]
+        if unfinished := [f"{name} is {state} (run {run_id})" for name, run_id, state in states if state != "FINISHED"]:
             raise StudyError(f"study {experiment.name}: {', '.join(unfinished)}")
 
 
@@ -59,7 +60,7 @@ def side_by_side(configs: tuple[TrainConfig, ...]) -> int:
 class Processes:
     """The processes of the trials; their output, prefixed, is passed on line by line."""
 
-    def __init__(self, bar: tqdm) -> None:
+    def __init__(self, bar: "tqdm[Any]") -> None:
         self.bar = bar
         self.lock = Lock()
         self.alive: set[subprocess.Popen[str]] = set()

@@ -124,7 +124,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def penalised_weights(model: nn.Module) -> list[nn.Parameter]:
+def penalised_weights(model: nn.Module) -> list[Tensor]:
     """Weights of convolutions and linear layers: what L1 and weight decay act on.
 
     Not the norms' scales and shifts: pulling a scale to 0 switches its channel off, another effect than sparse weights.

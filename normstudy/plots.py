@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito's colours, safe for colour-blind readers; line and marker tell the variants apart in grey
-STYLES = (
+STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
     {"color": "#009E73", "linestyle": "-.", "marker": "^"},
@@ -68,11 +69,10 @@ def _curve_axes(curves: Mapping[str, pd.Series], title: str) -> tuple[Figure, Ax
 
 def _label_last_values(axes: Axes, curves: Mapping[str, pd.Series], form: str) -> None:
     """Each curve's last value beside its end, moved apart where they would overlap."""
-    ends = sorted(
-        ((curve.iloc[-1], int(curve.index[-1]), style["color"]) for curve, style in zip(curves.values(), cycle(STYLES), strict=False)),
-        key=lambda end: end[0],
-    )  # fmt: skip
-    gap, heights = 0.05, []
+    styled = zip(curves.values(), cycle(STYLES), strict=False)
+    ends = sorted((curve.iloc[-1], int(curve.index[-1]), style["color"]) for curve, style in styled)
+    gap = 0.05
+    heights: list[float] = []
     for value, _, _ in ends:
         height = axes.transLimits.transform(axes.transScale.transform((0, value)))[1]
         heights.append(max(height, heights[-1] + gap) if heights else height)
@@ -100,12 +100,14 @@ def grid_title(variant: str, accuracy: float, errors: int, images: int) -> str:
 
 def misclassified_grid(images: Sequence[np.ndarray], rows: pd.DataFrame, title: str) -> Figure:
     """Up to ten 28 x 28 images, 5 across and 2 down; `rows` has each one's true, predicted, index and confidences."""
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 5.4), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    tiles = figure.subplots(2, 5).flat
-    for tile in tiles:
+    for tile in figure.subplots(2, 5).flat:
         tile.set_axis_off()
     for tile, image, row in zip(figure.axes, images, rows.itertuples(), strict=False):
+        tile.set_axis_on()
+        tile.set_xticks([])
+        tile.set_yticks([])
         tile.imshow(image, cmap="gray_r", vmin=0, vmax=255)
         tile.set_title(
             f"true {row.true}, predicted {row.predicted}\n"
@@ -134,21 +136,22 @@ def confusion(matrix: pd.DataFrame, variant: str) -> Figure:
 
 
 def shared_statistics(groups: int = 2, channels: int = 4) -> Figure:
-    """For each norm, one N x C x HW block; the cells that share one mean and variance with the first have one colour."""
+    """For each norm one N x C block; the cells that share one mean and variance with the first one are coloured."""
     members = {
         "BatchNorm": lambda n, c: c == 0,
         "GroupNorm, 2 groups": lambda n, c: n == 0 and c < channels // groups,
         "LayerNorm = GroupNorm, 1 group": lambda n, c: n == 0,
         "InstanceNorm": lambda n, c: n == 0 and c == 0,
     }
-    figure = Figure(figsize=(10, 3), layout="constrained")
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
     figure.suptitle("Coloured: the activations that share one mean and one variance", fontsize=11)
     for axes, (name, member) in zip(figure.subplots(1, 4), members.items(), strict=True):
         for image in range(3):
             for channel in range(channels):
-                cell = (channel, 2 - image)
-                shared = member(image, channel)
-                axes.add_patch(_cell(cell, "#0072B2" if shared else "#FFFFFF", hatch="//" if shared else None))
+                look: dict[str, Any] = (
+                    {"facecolor": "#56B4E9", "hatch": "//"} if member(image, channel) else {"facecolor": "#FFFFFF"}
+                )
+                axes.add_patch(Rectangle((channel, 2 - image), 1, 1, edgecolor="#333333", linewidth=0.8, **look))
         axes.set_xlim(-0.1, channels + 0.1)
         axes.set_ylim(-0.1, 3.1)
         axes.set_aspect("equal")
@@ -160,12 +163,6 @@ def shared_statistics(groups: int = 2, channels: int = 4) -> Figure:
         for side in axes.spines.values():
             side.set_visible(False)
     return figure
-
-
-def _cell(corner: tuple[int, int], color: str, hatch: str | None) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(corner, 1, 1, facecolor=color, edgecolor="#333333", hatch=hatch, linewidth=0.8)
 
 
 def interactive(loss: Mapping[str, pd.Series], accuracy: Mapping[str, pd.Series], title: str) -> str:

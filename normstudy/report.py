@@ -137,7 +137,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def fill(readme: Path, block: str) -> str:
-    """The README's text with the marked block replaced. Raises `ReportError` when the marks are not there, once each."""
+    """The README's text with the marked block replaced. Raises `ReportError` without the marks."""
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ReportError(f"{readme}: needs the marks {START} and {END}, once each, in this order")
@@ -148,7 +148,9 @@ def render(tables: Tables, *, figures_at: Path) -> str:
     """The README's block, in Markdown, from the tables alone."""
     results = tables.results
     lines = [answer(tables), ""]
-    lines += ["| | parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"]
+    lines += [
+        "| | parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in results.itertuples():
         low, high = accuracy_interval(row.errors, TEST_IMAGES)
@@ -193,12 +195,14 @@ def answer(tables: Tables) -> str:
 def findings(tables: Tables) -> list[str]:
     """One line a finding, each computed from the tables."""
     wrong = errors_by_variant(tables)
+    tests = paired_tests(tables)
     lines = []
-    for (a, b), p in paired_tests(tables).items():
+    for (a, b), p in tests.items():
+        only_a, only_b = len(wrong[a] - wrong[b]), len(wrong[b] - wrong[a])
         verdict = "a difference" if p < SIGNIFICANCE else "undecided"
         lines.append(
-            f"- {a} and {b}: {len(wrong[a] - wrong[b])} images only {a} gets wrong, {len(wrong[b] - wrong[a])} only {b} "
-            f"(exact McNemar test, corrected for {len(paired_tests(tables))} comparisons: p = {p:.2f}, {verdict})."
+            f"- {a} and {b}: {only_a} images that only {a} gets wrong, {only_b} that only {b} does "
+            f"(exact McNemar test, corrected for {len(tests)} comparisons: p = {p:.2f}, {verdict})."
         )
     shared, some = set.intersection(*wrong.values()), set.union(*wrong.values())
     lines.append(f"- {len(shared)} images defeat all {len(wrong)}; {len(some)} defeat at least one.")

@@ -63,9 +63,7 @@ def finished_trials(configs: list[TrainConfig], parent_id: str | None) -> list[T
     """
     connect()
     found = {config.trial_key: _newest(config, parent_id) for config in configs}
-    problems = [
-        problem for config in configs if (problem := _problem(config, found[config.trial_key])) is not None
-    ]
+    problems = [problem for config in configs if (problem := _problem(config, found[config.trial_key])) is not None]
     if problems:
         raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {mlflow.get_tracking_uri()})")
     return [_read(run) for run in found.values() if run is not None]

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import mlflow
 import torch
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.models import infer_signature
 from PIL import Image
 from safetensors.torch import save_file
@@ -125,7 +127,8 @@ def ended_truly(active_run: mlflow.ActiveRun) -> Iterator[str]:
         mlflow.end_run("KILLED")
         raise
     except BaseException as error:
-        mlflow.set_tag(Tag.FAILURE, f"{type(error).__name__}: {error}"[:500])
+        first_line = next(iter(str(error).splitlines()), "")
+        mlflow.set_tag(Tag.FAILURE, f"{type(error).__name__}: {first_line}")
         if isinstance(error, Diverged):
             mlflow.set_tag(Tag.FAILURE_STEP, error.step)
         mlflow.end_run("FAILED")
@@ -147,7 +150,7 @@ def open_study(name: str, question: str, configs: Sequence[TrainConfig], side_by
         trials = [{"variant": config.variant, **config.model_dump()} for config in configs]
         mlflow.log_dict({"study": name, "trials": trials}, Artifact.STUDY)
         client, experiment_id = mlflow.MlflowClient(), mlflow.get_run(parent_id).info.experiment_id
-        tags = [
+        tags: list[dict[str, Any]] = [
             {
                 Tag.PARENT: parent_id,
                 Tag.NAME: f"{config.variant}, seed {config.seed}",
@@ -212,11 +215,16 @@ def log_start(run_id: str, config: TrainConfig, data: Data, parameters: int, dev
 
 
 # two runs that log the same new dataset at once: MLflow inserts it for one and raises for the other (seen on sqlite)
-@retry(retry=retry_if_exception_type(mlflow.MlflowException), stop=stop_after_attempt(5), wait=wait_random(0, 0.5), reraise=True)
+@retry(
+    retry=retry_if_exception_type(mlflow.MlflowException),
+    stop=stop_after_attempt(5),
+    wait=wait_random(0, 0.5),
+    reraise=True,
+)
 def log_dataset(split: Split, context: str) -> None:
     """Log a split as an input of the active run, with its digest."""
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
-    dataset = mlflow.data.from_numpy(
+    dataset = from_numpy(
         images, source=MNIST.mirrors[-1], targets=labels, name=f"MNIST {context}", digest=split.digest()
     )
     mlflow.log_input(dataset, context=context)
@@ -245,13 +253,16 @@ class MlflowRun:
         example = normalise(torch.randint(256, (2, 1, 28, 28), dtype=torch.uint8))  # 2: so that the batch stays free
         with torch.inference_mode():
             answer = model(example.to(device)).cpu()
-        info = mlflow.pytorch.log_model(
-            model,
-            name="model",
-            signature=infer_signature(example.numpy(), answer.numpy()),
-            input_example=example.numpy(),
-            pip_requirements=[f"{name}=={number}" for name, number in library_versions().items() if name != "python"],
-        )
+        with warnings.catch_warnings():
+            # torch's archive writer warns of weights that are not on the CPU, wherever they are
+            warnings.filterwarnings("ignore", message="No complete tensor found")
+            info = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=infer_signature(example.numpy(), answer.numpy()),
+                input_example=example.numpy(),
+                pip_requirements=[f"{name}=={value}" for name, value in library_versions().items() if name != "python"],
+            )
         self.model_id = info.model_id
 
     def result(self, test: Evaluation, split: Split) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -32,7 +33,7 @@ def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopSignal = la
     """
     device = pick_device(config.device)
     make_reproducible(config)
-    model = build_model(config).to(device, memory_format=MEMORY_FORMAT)
+    model = build_model(config).to(device).to(memory_format=MEMORY_FORMAT)
     data = load_data(config, device)
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)
@@ -40,7 +41,7 @@ def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopSignal = la
 
     with tracker.run(config, data, count_parameters(model), device) as run, progress_bar(config, steps) as bar:
         for epoch in range(1, config.epochs + 1):
-            started, learning_rate = time.perf_counter(), schedule.get_last_lr()[0]
+            started, learning_rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             metrics = train_epoch(model, optimizer, schedule, watched(stream.epoch(), bar, stop_signal), l1=config.l1)
             test = evaluate(model, data.test, MEMORY_FORMAT)
             metrics |= {Metric.TEST_LOSS: test.loss, Metric.TEST_ACCURACY: test.accuracy}
@@ -162,12 +163,12 @@ def require_finite(metrics: dict[Metric, float], *, step: int) -> None:
             raise Diverged(name, step)
 
 
-def progress_bar(config: TrainConfig, steps: int) -> tqdm:
+def progress_bar(config: TrainConfig, steps: int) -> "tqdm[Any]":
     """A bar on a terminal; elsewhere it stays silent and `announce` prints a line an epoch."""
     return tqdm(total=steps, desc=config.variant, unit="step", disable=None, leave=False)
 
 
-def watched(stream: Batches, bar: tqdm, stop_signal: StopSignal) -> Batches:
+def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopSignal) -> Batches:
     """The same batches, counted on the bar. Raises `Interrupted` once a stop was asked for."""
     for batch in stream:
         if signal_number := stop_signal():
@@ -176,7 +177,7 @@ def watched(stream: Batches, bar: tqdm, stop_signal: StopSignal) -> Batches:
         bar.update()
 
 
-def announce(bar: tqdm, epoch: int, epochs: int, metrics: dict[Metric, float]) -> None:
+def announce(bar: "tqdm[Any]", epoch: int, epochs: int, metrics: dict[Metric, float]) -> None:
     """What an epoch came to: on the bar where there is one, else as a line."""
     accuracy, seconds = f"{100 * metrics[Metric.TEST_ACCURACY]:.2f} %", f"{metrics[Metric.EPOCH_SECONDS]:.1f} s"
     if bar.disable:
