@@ -87,22 +87,21 @@ def _split(dataset: datasets.MNIST) -> Split:
 def load_data(config: TrainConfig, device: torch.device) -> Data:
     """The splits of a trial, on its device: `val_size` images held out of the 60,000, stratified by digit."""
     train, test = load_mnist()
-    val = None
-    if config.val_size:
-        kept, held_out = _stratified(train.labels, config.val_size)
-        train, val = train.take(kept), train.take(held_out).to(device)
-    if config.train_size and config.train_size < len(train):
-        train = train.take(_stratified(train.labels, config.train_size)[1])
-    return Data(train=train.to(device), val=val, test=test.to(device))
+    order = stratified_order(train.labels)
+    held_out, rest = order[: config.val_size], order[config.val_size :]
+    used = rest[: config.train_size or None].sort().values
+    val = train.take(held_out.sort().values).to(device) if config.val_size else None
+    return Data(train=train.take(used).to(device), val=val, test=test.to(device))
 
 
-def _stratified(labels: Int64[Tensor, " n"], size: int) -> tuple[Int64[Tensor, " kept"], Int64[Tensor, " size"]]:
-    """Places of the images that stay and of the `size` images taken out, each digit in proportion."""
-    from sklearn.model_selection import train_test_split  # 1 s to import, and most trials hold nothing out
-
-    places = torch.arange(len(labels)).numpy()
-    kept, taken = train_test_split(places, test_size=size, stratify=labels.numpy(), random_state=SPLIT_SEED)
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
+def stratified_order(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """A fixed random order of the images, in which every stretch holds the digits in proportion."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for digit in labels.unique():
+        members = shuffled[labels[shuffled] == digit]
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return place.argsort(stable=True)
 
 
 def batches(
