@@ -4,10 +4,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help study report ui test check lock clean
+.PHONY: help study report notebook ui test check lock clean
 help:
 	@echo "make study   train the three variants on MNIST, 20 epochs each, and write the report"
 	@echo "make report  rebuild figures, tables and the README's block from the logged runs"
+	@echo "make notebook  run the notebook: all three variants, 20 epochs"
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
 	@echo "make check   ruff and mypy"
@@ -25,6 +26,9 @@ study: $(READY)
 
 report: $(READY)
 	$(BIN)/python -m normstudy report experiments/assignment.py --readme
+
+notebook: $(READY)
+	$(BIN)/jupyter execute --inplace --timeout=-1 notebooks/normalization_study.ipynb
 
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

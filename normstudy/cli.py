@@ -117,15 +117,10 @@ def report_command(
     loaded = None if parent else load_experiment(experiment, {})
 
     from normstudy.report import report
-    from normstudy.runs import newest_study, planned_in
+    from normstudy.runs import planned_in
 
-    if loaded is None:
-        name, configs = planned_in(parent)
-        parent_id: str | None = parent
-    else:
-        name, configs = loaded.name, list(loaded.configs)
-        parent_id = newest_study(name)
-    report(name, configs, parent_id=parent_id, out=out, readme=Path("README.md") if readme else None)
+    name, configs = (loaded.name, list(loaded.configs)) if loaded else planned_in(parent)
+    report(name, configs, parent_id=parent or None, out=out, readme=Path("README.md") if readme else None)
     print(f"report written to {out}/")
 
 

@@ -18,8 +18,9 @@ from normstudy.tracking import connect, open_study, status_of
 from normstudy.train import build_model, pick_device
 
 
-def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[], int | None] = lambda: None) -> None:
-    """Run every trial of `experiment` in a process of its own, `workers` at once (0: by `side_by_side`).
+def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[], int | None] = lambda: None) -> str:
+    """Run every trial of `experiment` in a process of its own, `workers` at once (0: by `side_by_side`); return the id of
+    their parent run.
 
     Raises `ConfigError` before any run exists, `StudyError` naming the trials that did not finish, `Interrupted`
     after a stop signal, once every process has ended its run.
@@ -29,7 +30,7 @@ def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[],
         build_model(config)
     workers = workers or side_by_side(experiment.configs)
     with (
-        open_study(experiment.name, experiment.question, experiment.configs, workers) as run_ids,
+        open_study(experiment.name, experiment.question, experiment.configs, workers) as (parent_id, run_ids),
         tqdm(total=sum(c.epochs for c in experiment.configs), unit="epoch", disable=None) as bar,
     ):
         processes = Processes(bar)
@@ -45,6 +46,7 @@ def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[],
         states = [(c.variant, run_id, status_of(run_id)) for c, run_id in zip(experiment.configs, run_ids, strict=True)]
         if unfinished := [f"{name} is {state} (run {run_id})" for name, run_id, state in states if state != "FINISHED"]:
             raise StudyError(f"study {experiment.name}: {', '.join(unfinished)}")
+    return parent_id
 
 
 def side_by_side(configs: tuple[TrainConfig, ...]) -> int:

@@ -43,7 +43,8 @@ class Tables:
 
 
 def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out: Path, readme: Path | None) -> None:
-    """Read the runs, write every table and figure to `out`, log the interactive page to the study's run, fill `readme`.
+    """Read the runs, write every table and figure to `out`, fill `readme`, and log the interactive page to the run of the
+    study that trained them, where one study trained them all.
 
     Raises `ReportError`, and writes nothing, unless every configuration has a finished run.
     """
@@ -59,8 +60,9 @@ def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out
     page = out / "interactive.html"
     loss, accuracy = (curves(records, metric) for metric in (Metric.TEST_LOSS, Metric.TEST_ACCURACY))
     page.write_text(plots.interactive(loss, accuracy, subtitle(records)), encoding="utf-8")
-    if parent_id:
-        log_to_run(parent_id, page)
+    parents = {record.parent_id for record in records}
+    if len(parents) == 1 and (parent := parents.pop()):
+        log_to_run(parent, page)
     if readme is not None:
         readme.write_text(filled, encoding="utf-8")
 
@@ -116,12 +118,14 @@ def figures_of(records: list[TrialRecord]) -> dict[str, Figure]:
         "test_accuracy": plots.accuracy_curves(curves(records, Metric.TEST_ACCURACY), subtitle(records)),
         "shared_statistics": plots.shared_statistics(),
     }
-    for record in records:
-        accuracy = record.epochs[Metric.TEST_ACCURACY].iloc[-1]
-        title = plots.grid_title(record.config.variant, accuracy, len(record.misclassified), TEST_IMAGES)
-        grid = plots.misclassified_grid(record.ten, ten_worst(record.misclassified), title)
-        figures[grid_name(record.config.variant)] = grid
-    return figures
+    return figures | {grid_name(record.config.variant): grid_of(record) for record in records}
+
+
+def grid_of(record: TrialRecord) -> Figure:
+    """The annotated grid of a run's ten misclassified images, drawn anew from its logged table and images."""
+    accuracy = record.epochs[Metric.TEST_ACCURACY].iloc[-1]
+    title = plots.grid_title(record.config.variant, accuracy, len(record.misclassified), TEST_IMAGES)
+    return plots.misclassified_grid(record.ten, ten_worst(record.misclassified), title)
 
 
 def grid_name(variant: str) -> str:
@@ -145,7 +149,15 @@ def fill(readme: Path, block: str) -> str:
 
 
 def render(tables: Tables, *, figures_at: Path) -> str:
-    """The README's block, in Markdown, from the tables alone."""
+    """The README's block, in Markdown, from the tables alone: the summary and all figures."""
+    graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
+    grids = {f"Ten misclassified images, {variant}": grid_name(variant) for variant in tables.results["variant"]}
+    pictures = [f"![{text}]({(figures_at / name).as_posix()}.png)" for text, name in {**graphs, **grids}.items()]
+    return "\n\n".join([summary(tables), *pictures])
+
+
+def summary(tables: Tables) -> str:
+    """The answer, the results table and the findings, in Markdown."""
     results = tables.results
     lines = [answer(tables), ""]
     lines += [
@@ -159,11 +171,7 @@ def render(tables: Tables, *, figures_at: Path) -> str:
             f"({100 * low:.2f} to {100 * high:.2f}) | {row.test_loss:.4f} | {100 * row.train_accuracy:.2f} % "
             f"| {row.errors} | {row.seconds_per_epoch:.1f} |"
         )
-    lines += ["", caption(results), "", *findings(tables), ""]
-    graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
-    grids = {f"Ten misclassified images, {v}": grid_name(v) for v in results["variant"]}
-    lines += [f"![{text}]({(figures_at / name).as_posix()}.png)\n" for text, name in {**graphs, **grids}.items()]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, "", caption(results), "", *findings(tables)])
 
 
 def caption(results: pd.DataFrame) -> str:

@@ -25,6 +25,7 @@ class TrialRecord:
     """A finished run, as the server has it."""
 
     run_id: str
+    parent_id: str | None  # the study that it was trained in
     config: TrainConfig
     parameters: int
     side_by_side: int  # trials that shared the machine
@@ -46,14 +47,6 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
         raise ReportError(f"parent={parent_id}: not the run of a study on {mlflow.get_tracking_uri()}") from error
     trials = [{k: v for k, v in trial.items() if k in TrainConfig.model_fields} for trial in plan["trials"]]
     return plan["study"], [TrainConfig.of(**trial) for trial in trials]
-
-
-def newest_study(name: str) -> str | None:
-    """Run id of the newest finished parent run of a study."""
-    connect()
-    query = f"tags.`{Tag.STUDY}` = '{name}' and attributes.status = 'FINISHED'"
-    parents = [run for run in _search(query) if Tag.PARENT not in run.data.tags]
-    return parents[0].info.run_id if parents else None
 
 
 def finished_trials(configs: list[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
@@ -109,6 +102,7 @@ def _read(run: Run) -> TrialRecord:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
     return TrialRecord(
         run_id=run_id,
+        parent_id=run.data.tags.get(Tag.PARENT),
         config=config,
         parameters=int(run.data.params["parameters"]),
         side_by_side=int(run.data.tags.get(Tag.SIDE_BY_SIDE, 1)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mlflow
 import torch
@@ -69,6 +69,7 @@ class Artifact(StrEnum):
     CONFUSION_FIGURE = "confusion_matrix.png"
 
 
+@runtime_checkable  # lets the tests check the type of what is passed
 class RunLog(Protocol):
     """What the training loop tells of one run."""
 
@@ -77,6 +78,7 @@ class RunLog(Protocol):
     def result(self, test: Evaluation, split: Split) -> None: ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Opens a run; the context ends it as FINISHED, KILLED or FAILED, whatever happens inside."""
 
@@ -138,8 +140,10 @@ def ended_truly(active_run: mlflow.ActiveRun) -> Iterator[str]:
 
 
 @contextmanager
-def open_study(name: str, question: str, configs: Sequence[TrainConfig], side_by_side: int) -> Iterator[list[str]]:
-    """A parent run, ended truly, with one nested run created for each configuration; gives the nested runs' ids.
+def open_study(
+    name: str, question: str, configs: Sequence[TrainConfig], side_by_side: int
+) -> Iterator[tuple[str, list[str]]]:
+    """A parent run, ended truly, with one nested run created for each configuration; gives its id and theirs.
 
     One process creates them all, so the trials never race for an empty store.
     """
@@ -163,7 +167,7 @@ def open_study(name: str, question: str, configs: Sequence[TrainConfig], side_by
         ]
         run_ids = [client.create_run(experiment_id, tags=tag).info.run_id for tag in tags]
         try:
-            yield run_ids
+            yield parent_id, run_ids
         finally:
             for run_id in run_ids:
                 end_if_left_running(run_id)

@@ -1,0 +1,89 @@
+"""The rules of the house."""
+
+import ast
+import re
+import tomllib
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+FILES = sorted((PROJECT / "normstudy").glob("*.py"))
+# a file imports only files to its left; the README's tree lists them in this order
+ORDER = [
+    "errors",
+    "config",
+    "stats",
+    "data",
+    "model",
+    "evaluate",
+    "plots",
+    "provenance",
+    "tracking",
+    "train",
+    "runs",
+    "report",
+    "experiments",
+    "launch",
+    "cli",
+    "__main__",
+    "__init__",
+]
+
+
+def imported_by(name: str) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse((PROJECT / "normstudy" / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def test_every_file_has_its_place() -> None:
+    assert {path.stem for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_file_imports_only_files_before_it(name: str) -> None:
+    ours = {module.split(".")[1] for module in imported_by(name) if module.startswith("normstudy.")}
+    assert ours & set(ORDER) <= set(ORDER[: ORDER.index(name)])
+
+
+def test_model_needs_no_other_file() -> None:
+    assert not [module for module in imported_by("model") if module.startswith("normstudy")]
+
+
+def test_only_writer_and_reader_know_mlflow() -> None:
+    assert {name for name in ORDER if any(m.split(".")[0] == "mlflow" for m in imported_by(name))} == {
+        "tracking",
+        "runs",
+    }
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((PROJECT / "tests").glob("*.py"))], ids=lambda path: path.stem)
+def test_files_and_functions_stay_readable(path: object) -> None:
+    text = path.read_text()  # type: ignore[attr-defined]
+    assert len(text.splitlines()) <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_conda_environment_repeats_the_projects_dependencies() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    dependencies = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
+    [pip] = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
+    assert pip == project["dependencies"]
+    assert "pip" in dependencies
+
+
+def test_lock_holds_the_projects_dependencies_with_hashes_and_no_index() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lock = (PROJECT / "requirements.txt").read_text()
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        assert re.search(rf"^{re.escape(requirement)}( ;|\s)", lock, re.MULTILINE | re.IGNORECASE), requirement
+    assert "--hash=sha256:" in lock
+    assert "://" not in lock
+    assert "--index" not in lock

@@ -1,0 +1,72 @@
+"""The configuration refuses what can't be, names it, and identifies a trial."""
+
+import pytest
+from pydantic import ValidationError
+
+from normstudy.config import TrainConfig, norm_names
+from normstudy.errors import ConfigError
+from normstudy.model import NORMS
+
+
+def test_norm_names_are_the_rows_of_the_norm_table() -> None:
+    assert norm_names() == tuple(NORMS)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"norm": "foo"}, "norm=foo: unknown norm; choose from bn, gn, ln, in, none"),
+        ({"epochs": "abc"}, "epochs=abc: .*valid integer"),
+        ({"epochs": 0}, "epochs=0: .*greater than or equal to 1"),
+        ({"lr": -0.1}, "lr=-0.1: .*greater than 0"),
+        ({"l1": "nan"}, "l1=nan: .*finite"),
+        ({"l1": "inf"}, "l1=inf: .*finite"),
+        ({"momentum": 1}, "momentum=1: .*less than 1"),
+        ({"device": "tpu"}, "device=tpu: .*'auto', 'cpu', 'cuda' or 'mps'"),
+        ({"foo": 1}, "unknown setting 'foo'; choose from norm, l1"),
+        ({"batch_size": 60_001}, "batch_size 60001 is more than the 60000 training images"),
+        ({"train_size": 100, "batch_size": 101}, "batch_size 101 is more than the 100 training images"),
+        ({"val_size": 50_000, "train_size": 10_001}, "train_size 10001 is more than the 10000 images"),
+    ],
+)
+def test_bad_value_is_refused_in_one_line_with_what_was_expected(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        TrainConfig.of(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig().lr = 1.0  # type: ignore[misc]
+
+
+def test_trial_key_depends_on_every_field_but_the_device() -> None:
+    other = {
+        "norm": "bn",
+        "l1": 1.0,
+        "device": "cpu",
+        "groups": 8,
+        "train_size": 1_000,
+        "momentum": 0.5,
+        "warmup": 0.5,
+        "scale": 0.5,
+    }
+    for name, field in TrainConfig.model_fields.items():
+        value = other.get(name, (field.default or 1) * 2)
+        changed = TrainConfig.of(**{name: value})
+        assert (changed.trial_key == TrainConfig().trial_key) == (name == "device"), name
+
+
+def test_trial_key_does_not_depend_on_spelling() -> None:
+    assert TrainConfig.of(lr="6e-2", epochs="20").trial_key == TrainConfig(lr=0.06, epochs=20).trial_key
+
+
+def test_command_gives_back_the_same_trial() -> None:
+    config = TrainConfig(norm="bn", l1=1e-5, seed=3, train_size=1000)
+    words = config.command().removeprefix("python -m normstudy train ").split()
+    options = {name[2:].replace("-", "_"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+    assert TrainConfig.of(**options) == config
+
+
+def test_variant_names_the_penalty() -> None:
+    assert [TrainConfig(norm="ln").variant, TrainConfig(norm="bn", l1=1e-5).variant] == ["LN", "BN + L1"]

@@ -1,0 +1,69 @@
+"""The misclassified images are exactly those, in test order, and the ten are the worst."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from normstudy.data import Split
+from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, misclassified, ten_worst
+
+
+def split_of(labels: list[int]) -> Split:
+    count = len(labels)
+    images = torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1).expand(count, 1, 28, 28)
+    return Split(images=images, labels=torch.tensor(labels), indices=torch.arange(count))
+
+
+def evaluation_of(logits: torch.Tensor) -> Evaluation:
+    return Evaluation(loss=0.0, accuracy=0.0, logits=logits)
+
+
+def test_misclassified_are_exactly_the_wrong_answers_in_order_with_their_probabilities() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(200, 10, generator=generator), torch.randint(10, (200,), generator=generator)
+    table = misclassified(evaluation_of(logits), split_of(labels.tolist()))
+    wrong = [i for i in range(200) if logits[i].argmax() != labels[i]]
+    assert table["index"].tolist() == wrong
+    probabilities = logits.double().softmax(1).numpy()
+    for row in table.itertuples():
+        assert row.true == labels[row.index]
+        assert row.predicted == logits[row.index].argmax()
+        np.testing.assert_allclose(row.confidence, probabilities[row.index, row.predicted])
+        np.testing.assert_allclose(row.confidence_true, probabilities[row.index, row.true])
+        np.testing.assert_allclose(row.loss, -np.log(probabilities[row.index, row.true]))
+
+
+def test_the_ten_have_the_highest_loss_and_of_equals_the_earlier_comes_first() -> None:
+    logits = torch.zeros(14, 10)
+    logits[:, 1] = torch.tensor([1.0, 5, 2, 5, 3, 4, 1, 1, 1, 9, 8, 7, 6, 2])
+    table = ten_worst(misclassified(evaluation_of(logits), split_of([0] * 14)))
+    assert table["index"].tolist() == [9, 10, 11, 12, 1, 3, 5, 4, 2, 13]
+
+
+def test_fewer_than_ten_errors_are_all_kept() -> None:
+    logits = torch.eye(10).repeat(2, 1)
+    labels = [*range(10), *range(10)]
+    labels[4] = 5
+    assert ten_worst(misclassified(evaluation_of(logits), split_of(labels)))["index"].tolist() == [4]
+
+
+def test_confusion_matrix_counts_every_image_even_of_absent_digits() -> None:
+    logits = torch.eye(10)[[0, 1, 1]]
+    counts = confusion_matrix(evaluation_of(logits), split_of([0, 1, 2]))
+    assert counts.shape == (10, 10)
+    assert counts.to_numpy().sum() == 3
+    assert (counts.loc[0, 0], counts.loc[1, 1], counts.loc[2, 1]) == (1, 1, 1)
+
+
+class FirstPixel(nn.Module):
+    """Predicts class 1 in train mode, class 0 in eval mode."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.eye(10)[[int(self.training)] * len(images)] * 20
+
+
+def test_evaluation_runs_in_eval_mode_over_every_image() -> None:
+    found = evaluate(FirstPixel().train(), split_of([0] * 3 + [1]), torch.contiguous_format)
+    assert found.accuracy == 0.75
+    assert len(found.logits) == 4
+    assert abs(found.loss - 5.0) < 1e-3

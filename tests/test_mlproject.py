@@ -1,0 +1,123 @@
+"""`mlflow run`, for real: under `local` and `uv`, with bad values, and stopped by Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from conftest import PROJECT, SMALL_OPTIONS, clean_environment
+from mlflow.entities import Run
+
+from normstudy.config import TrainConfig
+from normstudy.tracking import Metric, Tag
+
+PROJECT_FILE = yaml.safe_load((PROJECT / "MLproject").read_text())
+# beside the packages, so that uv links them from its cache; kept between test runs
+ENVIRONMENTS = Path(sys.prefix) / "mlflow-environments"
+
+
+def mlflow_run(store: str, *arguments: str, env_manager: str = "local") -> subprocess.Popen[str]:
+    """A started `mlflow run .`, leader of its own process group, like a command typed at a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "run", ".", "--env-manager", env_manager, *arguments],
+        cwd=PROJECT,
+        env=clean_environment(store, MLFLOW_ENV_ROOT=str(ENVIRONMENTS), PYTHONPATH=""),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def parameters(**values: object) -> list[str]:
+    return [word for name, value in values.items() for word in ("-P", f"{name}={value}")]
+
+
+def runs() -> list[Run]:
+    return list(mlflow.search_runs(search_all_experiments=True, output_format="list"))
+
+
+def wait_until_all_train(count: int) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if sum(Metric.TRAIN_LOSS in run.data.metrics for run in runs()) == count:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{count} runs did not start training")
+
+
+def test_main_declares_the_fields_of_the_config_with_their_defaults() -> None:
+    main = PROJECT_FILE["entry_points"]["main"]
+    declared = {name: parameter["default"] for name, parameter in main["parameters"].items()}
+    assert declared == {name: field.default for name, field in TrainConfig.model_fields.items()}
+    for name in TrainConfig.model_fields:
+        assert f"--{name.replace('_', '-')} {{{name}}}" in main["command"]
+
+
+def test_entry_points_are_one_variant_the_study_and_the_report() -> None:
+    assert set(PROJECT_FILE["entry_points"]) == {"main", "study", "report"}
+    assert PROJECT_FILE["conda_env"] == "conda.yaml"
+
+
+@pytest.mark.parametrize("env_manager", ["local", "uv"])
+def test_mlflow_run_trains_one_variant_whatever_the_spelling_of_its_values(store: str, env_manager: str) -> None:
+    values = parameters(norm="ln", lr="6e-2", l1="0", epochs=1, train_size=640)
+    process = mlflow_run(store, *values, env_manager=env_manager)
+    output, _ = process.communicate(timeout=380)
+    assert process.returncode == 0, output
+    [run] = runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lr"] == "6e-2"
+    assert run.data.tags[Tag.TRIAL_KEY] == TrainConfig(norm="ln", epochs=1, train_size=640).trial_key
+    assert 0 < run.data.metrics[Metric.TEST_ACCURACY] < 1
+
+
+def test_bad_values_fail_in_one_line_and_leave_no_run_running(store: str) -> None:
+    expected = {
+        ("epochs", "abc"): "epochs=abc: input should be a valid integer",
+        ("norm", "foo"): "norm=foo: unknown norm; choose from bn, gn, ln, in, none",
+        ("foo", "1"): "No such option: --foo; choose from --norm",
+        ("lr", "-1"): "lr=-1: input should be greater than 0",
+    }
+    for (name, value), message in expected.items():
+        output, _ = mlflow_run(store, *parameters(**{name: value})).communicate(timeout=120)
+        assert sum(line.startswith("normstudy: error: ") and message in line for line in output.splitlines()) == 1
+        assert not [line for line in output.splitlines() if line.startswith("Traceback")]
+    assert [run.info.status for run in runs()] == ["FAILED"] * len(expected)
+    assert not any(run.data.metrics for run in runs())
+
+
+def test_ctrl_c_leaves_a_study_and_all_its_trials_killed(store: str) -> None:
+    process = mlflow_run(store, "-e", "study", *parameters(epochs=500, train_size=640))
+    try:
+        wait_until_all_train(3)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 20  # `mlflow run` does not wait for what its shell started
+    while any(run.info.status == "RUNNING" for run in runs()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    states = {run.data.tags.get(Tag.NAME): run.info.status for run in runs()}
+    assert len(states) == 4, output
+    assert set(states.values()) == {"KILLED"}, states
+
+
+def test_ctrl_c_ends_a_single_trial_with_status_130(store: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "normstudy", "train", *SMALL_OPTIONS, "--epochs", "500"],
+        cwd=PROJECT, env=clean_environment(store), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    wait_until_all_train(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "normstudy: error: stopped by signal 2"
+    assert [run.info.status for run in runs()] == ["KILLED"]

@@ -1,0 +1,120 @@
+"""The norms against first principles and torch; the net and its budget."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from normstudy.model import CLASSES, NORMS, DigitNet, count_parameters, l1_norm, penalised_weights
+
+CHANNELS, GROUPS = 8, 4
+# for each norm, the axes of the (N, groups, channels a group, H, W) view that share a mean and a variance
+SHARED_AXES = {"bn": (0, 3, 4), "gn": (2, 3, 4), "ln": (1, 2, 3, 4), "in": (3, 4)}
+# `ln` takes its statistics over all groups at once; `bn` and `in` keep every channel apart
+GROUPS_OF = {"bn": CHANNELS, "gn": GROUPS, "ln": 1, "in": CHANNELS}
+
+
+def reference(name: str, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """The formula, written out, in float64."""
+    if name != "none":
+        n, c, h, w = x.shape
+        grouped = x.view(n, GROUPS_OF[name], c // GROUPS_OF[name], h, w)
+        mean = grouped.mean(dim=SHARED_AXES[name], keepdim=True)
+        variance = ((grouped - mean) ** 2).mean(dim=SHARED_AXES[name], keepdim=True)
+        x = ((grouped - mean) / (variance + 1e-5).sqrt()).view(n, c, h, w)
+    return x * scale[:, None, None] + shift[:, None, None]
+
+
+def layer_and_input(name: str) -> tuple[nn.Module, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    layer = NORMS[name](CHANNELS, groups=GROUPS).double()
+    for parameter in layer.parameters():
+        parameter.data = torch.randn(CHANNELS, generator=generator, dtype=torch.float64)
+    x = 3 + 2 * torch.randn(5, CHANNELS, 4, 3, generator=generator, dtype=torch.float64)
+    return layer, x
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_follows_its_formula_in_values_and_gradients(name: str) -> None:
+    layer, x = layer_and_input(name)
+    weight, bias = layer.weight, layer.bias
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = reference(name, theirs, weight, bias)
+    torch.testing.assert_close(layer(ours), expected)
+    cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = torch.autograd.grad((layer(ours) * cotangent).sum(), [ours, weight, bias])
+    expected_gradients = torch.autograd.grad((expected * cotangent).sum(), [theirs, weight, bias])
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_only_batch_norm_answers_otherwise_in_eval_mode(name: str) -> None:
+    layer, x = layer_and_input(name)
+    trained = layer(x)
+    layer.eval()
+    assert torch.allclose(layer(x), trained) == (name != "bn")
+
+
+def test_batch_norm_in_eval_mode_uses_the_running_averages() -> None:
+    layer, x = layer_and_input("bn")
+    layer(x)
+    mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=True)
+    torch.testing.assert_close(layer.running_mean, 0.1 * mean)
+    torch.testing.assert_close(layer.running_var, 0.9 + 0.1 * variance)
+    layer.eval()
+    normalised = (x - layer.running_mean[:, None, None]) / (layer.running_var[:, None, None] + 1e-5).sqrt()
+    torch.testing.assert_close(layer(x), normalised * layer.weight[:, None, None] + layer.bias[:, None, None])
+
+
+def test_layer_norm_equals_torch_layer_norm_over_chw_before_scale_and_shift() -> None:
+    _, x = layer_and_input("ln")
+    torch.testing.assert_close(
+        NORMS["ln"](CHANNELS, groups=GROUPS).double()(x), functional.layer_norm(x, x.shape[1:], eps=1e-5)
+    )
+
+
+def test_group_norm_ends_at_layer_norm_and_instance_norm() -> None:
+    _, x = layer_and_input("gn")
+    for groups, name in ((1, "ln"), (CHANNELS, "in")):
+        torch.testing.assert_close(
+            NORMS["gn"](CHANNELS, groups=groups).double()(x), NORMS[name](CHANNELS, groups=groups).double()(x)
+        )
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_every_norm_gives_the_same_number_of_parameters_below_8000(name: str) -> None:
+    assert count_parameters(DigitNet(name)) == count_parameters(DigitNet("bn")) < 8_000
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_net_gives_ten_logits(name: str) -> None:
+    assert DigitNet(name)(torch.zeros(3, 1, 28, 28)).shape == (3, CLASSES)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_same_seed_gives_every_norm_the_same_convolutions(name: str) -> None:
+    torch.manual_seed(5)
+    expected = penalised_weights(DigitNet("bn"))
+    torch.manual_seed(5)
+    for weight, other in zip(penalised_weights(DigitNet(name)), expected, strict=True):
+        assert torch.equal(weight, other)
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="groups=3 does not divide the 8 channels"):
+        DigitNet("gn", groups=3)
+
+
+def test_unknown_norm_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match="unknown norm 'foo'; choose from bn, gn, ln, in, none"):
+        DigitNet("foo")
+
+
+def test_l1_norm_sums_convolution_and_linear_weights_only() -> None:
+    model = DigitNet("bn")
+    for name, parameter in model.named_parameters():
+        parameter.data.fill_(-2.0 if parameter.ndim > 1 else 1e6)
+        assert (parameter.ndim > 1) == any(parameter is weight for weight in penalised_weights(model)), name
+    weights = 8 * 25 + 8 * 16 * 9 + 16 * 16 * 9 * 2 + 16 * 9 * 10
+    assert l1_norm(model).item() == 2.0 * weights

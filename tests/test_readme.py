@@ -1,0 +1,83 @@
+"""The README's numbers are the committed tables' numbers, and its worked example is what torch computes."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT
+from test_architecture import ORDER
+
+from normstudy.config import TrainConfig
+from normstudy.model import NORMS, DigitNet, count_parameters
+from normstudy.report import END, START, Tables, render
+
+README = (PROJECT / "README.md").read_text()
+X = torch.tensor([[[[1, 3]], [[2, 6]], [[0, 8]], [[4, 8]]], [[[5, 7]], [[1, 1]], [[2, 2]], [[3, 9]]]]).double()
+SHARED = {  # the activations that share statistics with the very first, by the definitions
+    "BatchNorm": ("bn", X[:, 0]),
+    "GroupNorm": ("gn", X[0, :2]),
+    "LayerNorm": ("ln", X[0]),
+    "InstanceNorm": ("in", X[0, 0]),
+}
+
+
+def test_block_is_rendered_from_the_committed_tables() -> None:
+    tables = Tables.load(PROJECT / "report")
+    block = README[README.index(START) + len(START) : README.index(END)]
+    assert block.strip() == render(tables, figures_at=Path("report"))
+
+
+def test_committed_report_is_of_the_whole_assignment() -> None:
+    tables = Tables.load(PROJECT / "report")
+    assert tuple(tables.results["variant"]) == ("GN", "LN", "BN + L1")
+    assert (tables.results["epochs"] == 20).all()
+    assert (tables.results["parameters"] == count_parameters(DigitNet("bn"))).all()
+    for (variant,), rows in tables.epochs.groupby(["variant"]):
+        assert rows["epoch"].tolist() == list(range(1, 21))
+        [result] = tables.results[tables.results["variant"] == variant].itertuples()
+        last = rows.iloc[-1]
+        assert (last["test/accuracy"], last["test/loss"]) == (result.test_accuracy, result.test_loss)
+        errors = tables.misclassified[tables.misclassified["variant"] == variant]
+        assert len(errors) == result.errors == round(10_000 * (1 - result.test_accuracy))
+
+
+def test_every_linked_file_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (PROJECT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_worked_example_is_what_torch_computes(name: str) -> None:
+    norm, shared = SHARED[name]
+    layer = NORMS[norm](4, groups=2).double()
+    trained = layer(X)[0, 0, 0, 0].item()
+    layer.eval()
+    evaluated = layer(X)[0, 0, 0, 0].item()
+    mean, variance = shared.mean().item(), shared.var(unbiased=False).item()
+    assert trained == pytest.approx((1 - mean) / (variance + 1e-5) ** 0.5)
+    values = ", ".join(f"{value:g}" for value in shared.flatten())
+    assert f"| {name} | {values} | {mean:.3f} | {variance:.3f} | {trained:.3f} | {evaluated:.3f} |" in README
+
+
+def test_worked_example_shows_the_tensor_it_computes_with() -> None:
+    for image in range(2):
+        cells = " | ".join(f"{a:g}, {b:g}" for a, b in X[image, :, 0].tolist())
+        assert f"| image {image} | {cells} |" in README
+
+
+def test_running_averages_of_the_worked_example() -> None:
+    layer = NORMS["bn"](4, groups=2).double()
+    layer(X)
+    assert f"= {layer.running_mean[0].item():.1f}, its running" in README
+    assert f"= {layer.running_var[0].item():.3f}, so y" in README
+
+
+def test_parameters_and_settings_named_in_the_text_are_the_real_ones() -> None:
+    assert f"{count_parameters(DigitNet('gn')):,} parameters" in README
+    assert all(f"`{name}`" in README for name in TrainConfig.model_fields)
+
+
+def test_tree_lists_the_files_in_the_order_of_their_imports() -> None:
+    listed = re.findall(r"^  (\w+)\.py ", README, re.MULTILINE)
+    assert listed == [name for name in ORDER if not name.startswith("__")]

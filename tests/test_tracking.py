@@ -1,0 +1,183 @@
+"""What a real run leaves in a real store, and that it always ends in a true state."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import clean_environment
+from mlflow.entities import Run
+from PIL import Image
+from safetensors.torch import load_file
+
+from normstudy.config import TrainConfig
+from normstudy.data import load_mnist, normalise
+from normstudy.errors import Diverged, Interrupted
+from normstudy.evaluate import evaluate
+from normstudy.model import DigitNet
+from normstudy.tracking import Artifact, Metric, MlflowTracker, Tag
+from normstudy.train import train
+
+pytestmark = pytest.mark.xdist_group("studied")
+
+
+def run_of(variant: str) -> Run:
+    [run] = mlflow.search_runs(
+        search_all_experiments=True, filter_string=f"tags.`{Tag.VARIANT}` = '{variant}'", output_format="list"
+    )
+    return run
+
+
+def artifact(run: Run, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+
+
+@pytest.fixture
+def run(studied_store: str) -> Run:
+    return run_of("BN + L1")
+
+
+def test_run_has_every_metric_at_every_epoch(run: Run) -> None:
+    client = mlflow.MlflowClient()
+    for metric in set(Metric) - {Metric.VAL_LOSS, Metric.VAL_ACCURACY}:
+        assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2], metric
+    assert 0 < run.data.metrics[Metric.TEST_ACCURACY] < 1
+
+
+def test_run_has_the_resolved_config_and_its_provenance(run: Run) -> None:
+    config = TrainConfig(norm="bn", l1=1e-5, epochs=2, train_size=640)
+    assert run.info.status == "FINISHED"
+    assert {name: run.data.params[name] for name in TrainConfig.model_fields} == {n: str(v) for n, v in config}
+    assert run.data.params["parameters"] == str(sum(p.numel() for p in DigitNet("bn").parameters()))
+    assert json.loads(artifact(run, Artifact.CONFIG).read_text()) == config.model_dump()
+    tags = run.data.tags
+    assert tags[Tag.TRIAL_KEY] == config.trial_key
+    assert tags["normstudy.threads"] == "1"
+    assert tags["normstudy.version.torch"] == torch.__version__.split("+")[0]
+    assert {"git_commit", "git_dirty", "data_digest", "device", "version.python"} <= {
+        name.removeprefix("normstudy.") for name in tags
+    }
+
+
+def test_run_says_what_it_is_what_came_out_and_how_to_repeat_it(run: Run) -> None:
+    note = run.data.tags[Tag.NOTE]
+    assert "BN + L1" in note
+    assert f"test accuracy {100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in note
+    assert "python -m normstudy train --norm bn --l1 1e-05 --epochs 2 --train-size 640" in note
+
+
+def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
+    inputs = {tag.value: entry.dataset for entry in run.inputs.dataset_inputs for tag in entry.tags}
+    assert set(inputs) == {"train", "test"}
+    assert inputs["train"].digest == run.data.tags["normstudy.data_digest"]
+    assert inputs["test"].digest == load_mnist()[1].digest()
+
+
+def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> None:
+    test = load_mnist()[1]
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    images = normalise(test.images).numpy()
+    logits = np.concatenate([model.predict(images[start : start + 500]) for start in range(0, 10_000, 500)])
+    assert (logits.argmax(1) == test.labels.numpy()).mean() == run.data.metrics[Metric.TEST_ACCURACY]
+
+
+def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) -> None:
+    model = DigitNet("bn")
+    model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
+    found = evaluate(model.to(memory_format=torch.channels_last), load_mnist()[1], torch.channels_last)
+    assert found.accuracy == run.data.metrics[Metric.TEST_ACCURACY]
+
+
+def test_logged_model_is_linked_to_the_last_epochs_metrics(run: Run) -> None:
+    [output] = run.outputs.model_outputs
+    model = mlflow.get_logged_model(output.model_id)
+    linked = {metric.key: metric.value for metric in model.metrics}
+    assert linked[Metric.TEST_ACCURACY] == run.data.metrics[Metric.TEST_ACCURACY]
+
+
+def test_plain_client_needs_only_mlflow_to_ask_the_model(run: Run, tmp_path: Path) -> None:
+    code = f"""
+import sys, numpy, mlflow
+model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/model")
+print(model.predict(numpy.zeros((3, 1, 28, 28), "float32")).shape)
+assert "normstudy" not in sys.modules
+"""
+    environment = clean_environment(mlflow.get_tracking_uri(), PYTHONPATH="")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "(3, 10)" in done.stdout, done.stderr
+
+
+def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None:
+    model = DigitNet("bn")
+    model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
+    test = load_mnist()[1]
+    found = evaluate(model.to(memory_format=torch.channels_last), test, torch.channels_last)
+    wrong = (found.logits.argmax(1) != test.labels).nonzero().flatten().tolist()
+    mlflow.set_experiment("normstudy")  # load_table looks nowhere else
+    table = mlflow.load_table(Artifact.MISCLASSIFIED, run_ids=[run.info.run_id])
+    assert table["index"].tolist() == wrong
+    assert table["true"].tolist() == test.labels[wrong].tolist()
+    names = sorted(path.name for path in artifact(run, Artifact.TEN).iterdir())
+    worst = table.sort_values("loss", ascending=False).head(10)
+    assert names == sorted(
+        f"index{row.index}_true{row.true}_predicted{row.predicted}.png" for row in worst.itertuples(index=False)
+    )
+    first = worst["index"].iloc[0]
+    picture = next(path for path in artifact(run, Artifact.TEN).iterdir() if path.name.startswith(f"index{first}_"))
+    assert (np.asarray(Image.open(picture)) == test.images[first, 0].numpy()).all()
+
+
+def test_grid_and_confusion_matrix_are_logged(run: Run) -> None:
+    assert Image.open(artifact(run, Artifact.GRID)).size[0] > 500
+    counts = np.array(json.loads(artifact(run, Artifact.CONFUSION).read_text())["data"])
+    assert counts.sum() == 10_000
+    assert np.trace(counts) / 10_000 == run.data.metrics[Metric.TEST_ACCURACY]
+    assert artifact(run, Artifact.CONFUSION_FIGURE).stat().st_size > 5_000
+
+
+def test_the_three_are_children_of_one_finished_study(studied_store: str) -> None:
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    [parent] = [run for run in runs if Tag.PARENT not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get(Tag.PARENT) == parent.info.run_id]
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags[Tag.VARIANT]: run.info.status for run in children} == dict.fromkeys(
+        ("GN", "LN", "BN + L1"), "FINISHED"
+    )
+    assert all(run.data.tags["normstudy.threads"] == "1" for run in children)
+
+
+def test_diverged_run_ends_failed_with_its_step_and_no_result(store: str) -> None:
+    with pytest.raises(Diverged, match="not finite") as caught:
+        train(TrainConfig(norm="none", lr=1e9, epochs=2, train_size=640, device="cpu"), MlflowTracker())
+    run = run_of("NONE")
+    assert run.info.status == "FAILED"
+    assert run.data.tags[Tag.FAILURE_STEP] == str(caught.value.step)
+    assert "not finite" in run.data.tags[Tag.FAILURE]
+    assert "No result" in run.data.tags[Tag.NOTE]
+    assert Metric.TEST_ACCURACY not in run.data.metrics
+    assert not run.outputs.model_outputs
+
+
+def test_stopped_run_ends_killed(store: str) -> None:
+    with pytest.raises(Interrupted, match="signal 15"):
+        train(TrainConfig(epochs=2, train_size=640, device="cpu"), MlflowTracker(), stop_signal=lambda: 15)
+    assert run_of("GN").info.status == "KILLED"
+
+
+def test_parameters_already_logged_in_another_spelling_do_not_clash(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = mlflow.MlflowClient().create_run("0")
+    mlflow.MlflowClient().log_param(waiting.info.run_id, "lr", "6e-2")
+    monkeypatch.setenv("MLFLOW_RUN_ID", waiting.info.run_id)
+    train(TrainConfig(epochs=1, train_size=640, device="cpu"), MlflowTracker())
+    run = mlflow.get_run(waiting.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lr"] == "6e-2"
+    assert json.loads(artifact(run, Artifact.CONFIG).read_text())["lr"] == 0.06
