@@ -19,8 +19,7 @@ from normstudy.train import build_model, pick_device
 
 
 def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[], int | None] = lambda: None) -> str:
-    """Run every trial of `experiment` in a process of its own, `workers` at once (0: by `side_by_side`); return the id of
-    their parent run.
+    """Run every trial in a process of its own, `workers` at once (0: by `side_by_side`); return their parent run's id.
 
     Raises `ConfigError` before any run exists, `StudyError` naming the trials that did not finish, `Interrupted`
     after a stop signal, once every process has ended its run.
@@ -37,10 +36,16 @@ def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[],
         with ThreadPoolExecutor(workers) as pool:
             trials = zip(experiment.configs, run_ids, strict=True)
             pending = {pool.submit(processes.run, config, run_id) for config, run_id in trials}
-            while pending:
-                _, pending = wait(pending, timeout=0.2)
-                if stop_signal():
-                    processes.stop()
+            try:
+                while pending:
+                    done, pending = wait(pending, timeout=0.2)
+                    for future in done:
+                        future.result()
+                    if stop_signal():
+                        processes.stop()
+            except BaseException:  # an interrupted notebook, a process that can't be started
+                processes.stop()
+                raise
         if signal_number := stop_signal():
             raise Interrupted(signal_number)
         states = [(c.variant, run_id, status_of(run_id)) for c, run_id in zip(experiment.configs, run_ids, strict=True)]

@@ -43,8 +43,9 @@ class Tables:
 
 
 def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out: Path, readme: Path | None) -> None:
-    """Read the runs, write every table and figure to `out`, fill `readme`, and log the interactive page to the run of the
-    study that trained them, where one study trained them all.
+    """Read the runs, write every table and figure to `out`, fill `readme`.
+
+    The interactive page is logged, too, to the parent run of the study, where one study trained them all.
 
     Raises `ReportError`, and writes nothing, unless every configuration has a finished run.
     """
