@@ -39,7 +39,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(64, ge=2, description="images a step")
     lr: float = Field(0.06, gt=0, description="peak learning rate of the one-cycle schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 decay, on convolution and linear weights only")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 decay, on convolution and linear weights only")
     warmup: float = Field(0.3, gt=0, lt=1, description="part of the steps in which the learning rate rises")
     rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest rotation, in degrees")
     translation: float = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
