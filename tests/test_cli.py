@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT, only_line, run_cli
 
-from normstudy.cli import app
+from normstudy.cli import build_app
 from normstudy.config import TrainConfig
 
 
 def options_of(command: str) -> dict[str, inspect.Parameter]:
-    [callback] = [info.callback for info in app.registered_commands if info.name == command]
+    [callback] = [info.callback for info in build_app().registered_commands if info.name == command]
     assert callback is not None
     return dict(inspect.signature(callback).parameters)
 
