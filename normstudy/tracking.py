@@ -122,21 +122,18 @@ class MlflowTracker:
 @contextmanager
 def ended_truly(active_run: mlflow.ActiveRun) -> Iterator[str]:
     """Ends the run as its block ended: FINISHED, KILLED at a signal, FAILED, with the reason as a tag, at an error."""
+    state = "FINISHED"
     try:
         yield active_run.info.run_id
-    except (Interrupted, KeyboardInterrupt) as error:
-        mlflow.set_tag(Tag.FAILURE, str(error) or "keyboard interrupt")
-        mlflow.end_run("KILLED")
-        raise
     except BaseException as error:
+        state = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
         first_line = next(iter(str(error).splitlines()), "")
         mlflow.set_tag(Tag.FAILURE, f"{type(error).__name__}: {first_line}")
         if isinstance(error, Diverged):
             mlflow.set_tag(Tag.FAILURE_STEP, error.step)
-        mlflow.end_run("FAILED")
         raise
-    else:
-        mlflow.end_run("FINISHED")
+    finally:
+        mlflow.end_run(state)
 
 
 @contextmanager
