@@ -35,3 +35,8 @@ def test_committed_notebook_is_executed_in_order_at_20_epochs_without_errors() -
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     text = NOTEBOOK.read_text()
     assert all(f"{variant} epoch 20/20" in " ".join(text.split()) for variant in ("GN", "LN", "BN + L1"))
+
+
+def test_committed_notebook_names_no_folder_of_the_machine_it_ran_on() -> None:
+    text = NOTEBOOK.read_text()
+    assert not [word for word in ("site-packages", "/home/", "/tmp/", "/Users/") if word in text]
