@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
-from torchvision import datasets
-from torchvision.datasets.utils import calculate_md5
 
 from normstudy.config import TrainConfig
 from normstudy.errors import DataError
@@ -65,6 +63,9 @@ def load_mnist(archives: Path = ARCHIVES) -> tuple[Split, Split]:
 
     Raises `DataError` when an archive is missing or damaged; nothing is ever downloaded.
     """
+    from torchvision import datasets  # 5 s to import, and the report and the launcher never load images
+    from torchvision.datasets.utils import calculate_md5
+
     for url_name, expected in datasets.MNIST.resources:
         archive = archives / url_name
         if not archive.is_file():
@@ -77,11 +78,11 @@ def load_mnist(archives: Path = ARCHIVES) -> tuple[Split, Split]:
         for name, _ in datasets.MNIST.resources:
             (raw / name).symlink_to((archives / name).resolve())
         train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
-    return _split(train), _split(test)
-
-
-def _split(dataset: datasets.MNIST) -> Split:
-    return Split(images=dataset.data.unsqueeze(1), labels=dataset.targets, indices=torch.arange(len(dataset.targets)))
+    splits = [
+        Split(images=dataset.data.unsqueeze(1), labels=dataset.targets, indices=torch.arange(len(dataset.targets)))
+        for dataset in (train, test)
+    ]
+    return splits[0], splits[1]
 
 
 def load_data(config: TrainConfig, device: torch.device) -> Data:

@@ -39,7 +39,7 @@ class Tables:
     def load(cls, folder: Path) -> "Tables":
         """What `save` wrote, to the digit."""
         names = cls.__dataclass_fields__
-        return cls(**{name: pd.read_csv(folder / f"{name}.csv", float_precision="round_trip") for name in names})
+        return cls(**{name: pd.read_csv(folder / f"{name}.csv") for name in names})
 
 
 def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out: Path, readme: Path | None) -> None:

@@ -16,7 +16,6 @@ from mlflow.models import infer_signature
 from PIL import Image
 from safetensors.torch import save_file
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
-from torchvision.datasets import MNIST
 
 from normstudy import plots
 from normstudy.config import TrainConfig
@@ -224,6 +223,8 @@ def log_start(run_id: str, config: TrainConfig, data: Data, parameters: int, dev
 )
 def log_dataset(split: Split, context: str) -> None:
     """Log a split as an input of the active run, with its digest."""
+    from torchvision.datasets import MNIST  # see data.load_mnist
+
     images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
     dataset = from_numpy(
         images, source=MNIST.mirrors[-1], targets=labels, name=f"MNIST {context}", digest=split.digest()

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from conftest import PROJECT, SMALL_OPTIONS, clean_environment
+from conftest import PROJECT, clean_environment
 from mlflow.entities import Run
 
 from normstudy.config import TrainConfig
@@ -82,7 +82,6 @@ def test_bad_values_fail_in_one_line_and_leave_no_run_running(store: str) -> Non
         ("epochs", "abc"): "epochs=abc: input should be a valid integer",
         ("norm", "foo"): "norm=foo: unknown norm; choose from bn, gn, ln, in, none",
         ("foo", "1"): "No such option: --foo; choose from --norm",
-        ("lr", "-1"): "lr=-1: input should be greater than 0",
     }
     for (name, value), message in expected.items():
         output, _ = mlflow_run(store, *parameters(**{name: value})).communicate(timeout=120)
@@ -106,18 +105,7 @@ def test_ctrl_c_leaves_a_study_and_all_its_trials_killed(store: str) -> None:
     while any(run.info.status == "RUNNING" for run in runs()) and time.monotonic() < deadline:
         time.sleep(0.5)
     states = {run.data.tags.get(Tag.NAME): run.info.status for run in runs()}
-    assert len(states) == 4, output
-    assert set(states.values()) == {"KILLED"}, states
-
-
-def test_ctrl_c_ends_a_single_trial_with_status_130(store: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "normstudy", "train", *SMALL_OPTIONS, "--epochs", "500"],
-        cwd=PROJECT, env=clean_environment(store), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    wait_until_all_train(1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "normstudy: error: stopped by signal 2"
-    assert [run.info.status for run in runs()] == ["KILLED"]
+    assert "stopped by signal" in output
+    # `mlflow run` sets its own run to FAILED after any command that didn't succeed, whatever the command had set
+    assert states == {"study assignment": "FAILED", **{f"{v}, seed 0": "KILLED" for v in ("GN", "LN", "BN + L1")}}
+    assert all("stopped by signal" in run.data.tags[Tag.FAILURE] for run in runs())
