@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from filelock import FileLock
 
 PROJECT = Path(__file__).parents[1]
 SMALL = {"epochs": 2, "train_size": 640}
@@ -77,13 +78,21 @@ def using(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 @pytest.fixture(scope="session")
 def studied(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The store after a small but real study of the three variants: `python -m normstudy study`."""
-    folder = tmp_path_factory.mktemp("studied")
-    shutil.copy(migrated_store, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    experiment = str(PROJECT / "experiments" / "assignment.py")
-    done = run_cli("study", experiment, *SMALL_OPTIONS, store=uri, cwd=folder)
-    assert done.returncode == 0, done.stderr + done.stdout
+    """The store after a small but real study of the three variants: `python -m normstudy study`.
+
+    The first test worker that asks trains it, the others wait for that one.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "studied"
+    uri, finished = f"sqlite:///{folder / 'mlflow.db'}", folder / "finished"
+    with FileLock(folder.with_suffix(".lock")):
+        if not finished.exists():
+            folder.mkdir()
+            shutil.copy(migrated_store, folder / "mlflow.db")
+            experiment = str(PROJECT / "experiments" / "assignment.py")
+            done = run_cli("study", experiment, *SMALL_OPTIONS, store=uri, cwd=folder)
+            assert done.returncode == 0, done.stderr + done.stdout
+            finished.touch()
     return uri
 
 

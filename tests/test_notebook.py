@@ -17,7 +17,9 @@ def test_notebook_runs_with_few_epochs_and_images(
 ) -> None:
     shutil.copy(migrated_store, tmp_path / "mlflow.db")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    environment = clean_environment(f"sqlite:///{tmp_path / 'mlflow.db'}", NORMSTUDY_OVERRIDES=json.dumps(SMALL))
+    environment = clean_environment(
+        f"sqlite:///{tmp_path / 'mlflow.db'}", NORMSTUDY_OVERRIDES=json.dumps({**SMALL, "epochs": 1})
+    )
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     NotebookClient(notebook, timeout=380).execute(cwd=str(NOTEBOOK.parent), env=environment)
     pictures = [

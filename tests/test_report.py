@@ -26,7 +26,6 @@ from normstudy.runs import finished_trials, planned_in
 from normstudy.tracking import Artifact, Metric, MlflowTracker, Tag
 from normstudy.train import train
 
-pytestmark = pytest.mark.xdist_group("studied")
 CONFIGS = list(load_experiment(PROJECT / "experiments" / "assignment.py", SMALL).configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
 

@@ -22,8 +22,6 @@ from normstudy.model import DigitNet
 from normstudy.tracking import Artifact, Metric, MlflowTracker, Tag
 from normstudy.train import train
 
-pytestmark = pytest.mark.xdist_group("studied")
-
 
 def run_of(variant: str) -> Run:
     [run] = mlflow.search_runs(
