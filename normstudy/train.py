@@ -165,7 +165,7 @@ def require_finite(metrics: dict[Metric, float], *, step: int) -> None:
 
 def progress_bar(config: TrainConfig, steps: int) -> "tqdm[Any]":
     """A bar on a terminal; elsewhere it stays silent and `announce` prints a line an epoch."""
-    return tqdm(total=steps, desc=config.variant, unit="step", disable=None, leave=False)
+    return tqdm(total=steps, desc=config.variant, unit="step", disable=None)
 
 
 def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopSignal) -> Batches:
