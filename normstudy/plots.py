@@ -123,7 +123,7 @@ def confusion(matrix: pd.DataFrame, variant: str) -> Figure:
     errors = counts - np.diag(np.diag(counts))
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(errors, cmap="Oranges")
+    axes.imshow(errors, cmap="Oranges", vmax=1.6 * max(errors.max(), 1))  # light enough for black figures
     for true, predicted in np.ndindex(*counts.shape):
         if counts[true, predicted]:
             axes.text(predicted, true, counts[true, predicted], ha="center", va="center", fontsize=8)
