@@ -13,11 +13,10 @@ from normstudy import plots
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.evaluate import ten_worst
-from normstudy.runs import TrialRecord, finished_trials
+from normstudy.runs import TEST_IMAGES, TrialRecord, finished_trials
 from normstudy.stats import accuracy_interval, paired_p_value
 from normstudy.tracking import Metric, log_to_run
 
-TEST_IMAGES = 10_000
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 SIGNIFICANCE = 0.05
 
@@ -109,7 +108,8 @@ def subtitle(records: list[TrialRecord]) -> str:
     counts = sorted({record.parameters for record in records})
     seeds = sorted({record.config.seed for record in records})
     parameters = " or ".join(f"{count:,}" for count in counts)
-    return f"MNIST, 10,000 test images; {parameters} parameters each; n = 1 run each, seed {', '.join(map(str, seeds))}"
+    runs = f"n = 1 run each, seed {', '.join(map(str, seeds))}"
+    return f"MNIST, {TEST_IMAGES:,} test images; {parameters} parameters each; {runs}"
 
 
 def figures_of(records: list[TrialRecord]) -> dict[str, Figure]:

@@ -16,6 +16,7 @@ from normstudy.errors import ReportError
 from normstudy.evaluate import ten_worst
 from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name
 
+TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
           Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
 
@@ -96,8 +97,7 @@ def _read(run: Run) -> TrialRecord:
     config = TrainConfig.of(**_load(run_id, Artifact.CONFIG))
     epochs = pd.DataFrame({str(metric): _history(run_id, metric, config.epochs) for metric in CURVES})
     table = pd.DataFrame(**_load(run_id, Artifact.MISCLASSIFIED))
-    images = 10_000
-    expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * images)
+    expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
     if len(table) != expected:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
     return TrialRecord(

@@ -115,7 +115,7 @@ class MlflowTracker:
         choose_experiment()
         with ended_truly(mlflow.start_run()) as run_id:
             log_start(run_id, config, data, parameters, device)
-            yield MlflowRun(run_id, config)
+            yield MlflowRun(config)
 
 
 @contextmanager
@@ -152,11 +152,9 @@ def open_study(
         client, experiment_id = mlflow.MlflowClient(), mlflow.get_run(parent_id).info.experiment_id
         tags: list[dict[str, Any]] = [
             {
+                **identity(config),
                 Tag.PARENT: parent_id,
-                Tag.NAME: f"{config.variant}, seed {config.seed}",
                 Tag.STUDY: name,
-                Tag.TRIAL_KEY: config.trial_key,
-                Tag.VARIANT: config.variant,
                 Tag.SIDE_BY_SIDE: str(side_by_side),
             }
             for config in configs
@@ -167,6 +165,15 @@ def open_study(
         finally:
             for run_id in run_ids:
                 end_if_left_running(run_id)
+
+
+def identity(config: TrainConfig) -> dict[str, str]:
+    """Tags that say which trial a run is."""
+    return {
+        Tag.NAME: f"{config.variant}, seed {config.seed}",
+        Tag.TRIAL_KEY: config.trial_key,
+        Tag.VARIANT: config.variant,
+    }
 
 
 def end_if_left_running(run_id: str) -> None:
@@ -196,9 +203,7 @@ def log_start(run_id: str, config: TrainConfig, data: Data, parameters: int, dev
     mlflow.log_params({name: value for name, value in resolved.items() if name not in logged})
     mlflow.set_tags(
         {
-            Tag.NAME: f"{config.variant}, seed {config.seed}",
-            Tag.TRIAL_KEY: config.trial_key,
-            Tag.VARIANT: config.variant,
+            **identity(config),
             Tag.NOTE: describe(config, "No result: this run has not finished."),
             "normstudy.data_digest": data.train.digest(),
             "normstudy.device": str(device),
@@ -235,8 +240,8 @@ def log_dataset(split: Split, context: str) -> None:
 class MlflowRun:
     """The open MLflow run of one trial."""
 
-    def __init__(self, run_id: str, config: TrainConfig) -> None:
-        self.run_id, self.config = run_id, config
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
         self.model_id: str | None = None
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
