@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help study report notebook ui test check lock clean
+.PHONY: help study report notebook ui test check bench lock clean
 help:
 	@echo "make study   train the three variants on MNIST, 20 epochs each, and write the report"
 	@echo "make report  rebuild figures, tables and the README's block from the logged runs"
@@ -12,11 +12,12 @@ help:
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
 	@echo "make check   ruff and mypy"
+	@echo "make bench   compare speed and memory with the usual loop and Lightning, into docs/benchmarks"
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(READY)
 
@@ -40,6 +41,11 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Lightning is only compared with, so it stays out of the lock. `make bench OPTIONS=--resume` completes a broken run.
+bench: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
 # The lock names every package with its hashes, and no index.
 lock: $(READY)

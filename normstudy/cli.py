@@ -1,35 +1,18 @@
 """The command line: parses, calls, exits. Options come from `TrainConfig`; heavy imports stay inside the commands."""
 
 import inspect
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from normstudy.errors import NormstudyError
+from normstudy.signals import StopSignal
 
 ASSIGNMENT = Path("experiments/assignment.py")
-
-
-class StopSignal:
-    """Remembers that a signal asked to stop. `mlflow run` sends SIGTERM right after Ctrl-C, so an exception raised in
-    the handler would be hit by the next one half-way through the clean-up."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, self._remember)
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.number = self.number or number
-
-    def __call__(self) -> int | None:
-        return self.number
 
 
 def train_command(**values: str) -> None:
@@ -39,15 +22,16 @@ def train_command(**values: str) -> None:
 
     config = TrainConfig.of(**values)
 
-    from normstudy.tracking import MlflowTracker
     from normstudy.train import train
+    from normstudy.trial_log import MlflowTracker
 
     train(config, MlflowTracker(), stop_signal=stop_signal)
 
 
 def study_command(
     experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
-    workers: Annotated[int, typer.Option(min=0, help="trials at once; 0: by the number of cores")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
+    stack: Annotated[int, typer.Option(min=0, help="seeds of a variant in lock-step; 0: all on a GPU, else 1")] = 0,
     **overrides: str,
 ) -> None:
     """Train every variant of an experiment, side by side, under one parent run. Options override its configs."""
@@ -56,9 +40,13 @@ def study_command(
 
     loaded = load_experiment(experiment, overrides)
 
+    from normstudy.processes import preload
+
+    preload()  # before the imports below, which take as long
+
     from normstudy.launch import study
 
-    study(loaded, workers=workers, stop_signal=stop_signal)
+    study(loaded, workers=workers, stack=stack, stop_signal=stop_signal)
 
 
 def report_command(

@@ -5,6 +5,7 @@ The command line, the MLproject parameters and the notebook derive from `TrainCo
 
 import ast
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from normstudy.errors import ConfigError
 MNIST_TRAIN_IMAGES = 60_000
 
 
+@cache
 def norm_names() -> tuple[str, ...]:
     """Keys of `NORMS` in model.py, read from its source: importing it would load torch, 2 s, into each `--help`."""
     tree = ast.parse((Path(__file__).parent / "model.py").read_text(encoding="utf-8"))

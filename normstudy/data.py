@@ -3,8 +3,9 @@
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from normstudy.errors import DataError
 ARCHIVES = Path(__file__).parent / "mnist"
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of the 60,000 training images, pixels as fractions of 255
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
+Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Split:
         """The same split on another device."""
         return Split(images=self.images.to(device), labels=self.labels.to(device), indices=self.indices.to(device))
 
+    @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the SHA-256 of images and labels."""
         sha = hashlib.sha256(self.images.cpu().numpy().tobytes())
@@ -105,42 +108,77 @@ def stratified_order(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     return place.argsort(stable=True)
 
 
-def batches(
-    split: Split, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[UInt8[Tensor, "b 1 28 28"], Int64[Tensor, " b"]]]:
-    """One epoch in an order that `generator` (on the CPU) draws. The images left over sit this epoch out: a constant
-    batch gives BatchNorm the same noise at each step."""
-    order = torch.randperm(len(split), generator=generator).to(split.labels.device)
-    for start in range(0, len(split) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield split.images[chosen], split.labels[chosen]
+class TrainingStream:
+    """Shuffled, augmented, normalised batches, epoch after epoch, for each of `seeds` its own.
+
+    A seed decides order and augmentation, whatever other seeds stand beside it.
+    """
+
+    def __init__(
+        self, split: Split, config: TrainConfig, seeds: Sequence[int], memory_format: torch.memory_format
+    ) -> None:
+        self.split, self.config, self.memory_format = split, config, memory_format
+        self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
+        self.draws = [torch.Generator(split.labels.device).manual_seed(seed) for seed in seeds]
+
+    def epoch(self) -> Batches:
+        """The batches of one epoch: images (b, seeds, 28, 28) and labels (b, seeds).
+
+        The images left over sit this epoch out: a constant batch gives BatchNorm the same noise at each step.
+        """
+        config, size = self.config, self.config.batch_size
+        used = len(self.split) // size * size
+        orders = [torch.randperm(len(self.split), generator=order)[:used] for order in self.orders]
+        order = torch.stack(orders, dim=1).to(self.split.labels.device)
+        moves = None
+        if config.rotation or config.translation or config.scale:
+            draws = [torch.rand(used, 4, generator=g, device=g.device) for g in self.draws]
+            moves = affine_maps(
+                torch.stack(draws, dim=1), rotation=config.rotation, translation=config.translation, scale=config.scale
+            )
+        for start in range(0, used, size):
+            chosen = order[start : start + size]
+            images = self.split.images[chosen].flatten(0, 1)
+            moved = images.float() if moves is None else resample(images.float(), moves[start : start + size])
+            batch = normalise(moved).view(*chosen.shape, *images.shape[2:])
+            yield batch.contiguous(memory_format=self.memory_format), self.split.labels[chosen]
 
 
-def normalise(images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
+def normalise(images: UInt8[Tensor, "b 1 28 28"] | Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
     """Pixels 0 to 255 to floats with mean 0 and standard deviation 1 over the training images."""
     return images.float().div_(255 * STANDARD_DEVIATION).sub_(MEAN / STANDARD_DEVIATION)
 
 
-def augment(
-    images: Float[Tensor, "b 1 28 28"],
-    generator: torch.Generator,
-    *,
-    rotation: float,
-    translation: float,
-    scale: float,
-) -> Float[Tensor, "b 1 28 28"]:
-    """Each image turned by up to `rotation` degrees, moved by up to `translation` pixels along each axis and resized
-    by up to the fraction `scale`, all drawn uniformly by `generator` (on the images' device)."""
-    if not (rotation or translation or scale):
-        return images
-    count, _, _, width = images.shape
-    draws = torch.rand(count, 4, generator=generator, device=images.device).mul_(2).sub_(1)
-    angle = draws[:, 0] * math.radians(rotation)
-    zoom = 1 + draws[:, 1] * scale
-    shift = draws[:, 2:] * (2 * translation / width)  # affine_grid counts the image as 2 wide
+def affine_maps(
+    draws: Float[Tensor, "*n 4"], *, rotation: float, translation: float, scale: float
+) -> Float[Tensor, "*n 6"]:
+    """Each row of uniform draws in [0, 1) to a map from places of the new image to places of the old one.
+
+    Rotation by up to `rotation` degrees, then shifts by up to `translation` pixels along each axis, and a change of
+    size by up to the fraction `scale`. The six are the rows of a 2 x 3 matrix on (x, y, 1), with x and y from -1 to 1
+    between the image's edges.
+    """
+    angle, zoom, *shifts = draws.mul(2).sub(1).unbind(-1)
+    angle, zoom = angle * math.radians(rotation), 1 + zoom * scale
+    right, down = (shift * (2 * translation / 28) for shift in shifts)
     cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-    rows = torch.stack([cosine, -sine, shift[:, 0], sine, cosine, shift[:, 1]], dim=1)
-    grid = functional.affine_grid(rows.view(count, 2, 3), list(images.shape), align_corners=False)
-    # the background is far from 0 after `normalise`: fill what moves in with it, not with a grey of 0
-    background = -MEAN / STANDARD_DEVIATION
-    return functional.grid_sample(images - background, grid, align_corners=False) + background
+    return torch.stack([cosine, -sine, right, sine, cosine, down], dim=-1)
+
+
+def resample(images: Float[Tensor, "b 1 28 28"], maps: Float[Tensor, "*n 6"]) -> Float[Tensor, "b 1 28 28"]:
+    """Each image under its map, bilinear; what moves in from outside is 0, MNIST's background before `normalise`."""
+    count, _, height, width = images.shape
+    grid = maps.reshape(count, 6) @ pixel_places(images.device)
+    return functional.grid_sample(images, grid.view(count, height, width, 2), align_corners=False)
+
+
+@cache
+def pixel_places(device: torch.device, size: int = 28) -> Float[Tensor, "6 places"]:
+    """What turns a map of `affine_maps` into the sampling grid of a `size` x `size` image by one matrix product.
+
+    `affine_grid` makes the same grid by one small product an image, and took four fifths of the augmentation's time.
+    """
+    line = torch.linspace(-1, 1, size, device=device) * (size - 1) / size
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)]).view(3, 1, -1, 1)
+    return (places * torch.eye(2, device=device).view(1, 2, 1, 2)).transpose(0, 1).reshape(6, -1)

@@ -1,41 +1,54 @@
-"""Many trials: one process each, side by side, under one parent run."""
+"""Many trials: processes side by side, under one parent run."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from threading import Lock
-from typing import Any
 
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Interrupted, StudyError
+from normstudy.errors import Interrupted, NormstudyError, StudyError
 from normstudy.experiments import Experiment
-from normstudy.provenance import PROJECT, usable_cores
-from normstudy.tracking import connect, open_study, status_of
-from normstudy.train import build_model, pick_device
+from normstudy.processes import Processes, preload
+from normstudy.provenance import usable_cores
+from normstudy.signals import StopSignal
+from normstudy.tracking import connect, end_if_left_running, open_study, status_of
+from normstudy.train import build_model, pick_device, train_together
+from normstudy.trial_log import MlflowTracker
 
 
-def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[], int | None] = lambda: None) -> str:
-    """Run every trial in a process of its own, `workers` at once (0: by `side_by_side`); return their parent run's id.
+def study(
+    experiment: Experiment, *, workers: int = 0, stack: int = 0, stop_signal: Callable[[], int | None] = lambda: None
+) -> str:
+    """Run every trial, and return their parent run's id.
+
+    `stack` trials that differ only in their seed train in lock-step in one process (0: by `lock_steps`), `workers`
+    processes run at once (0: by `side_by_side`).
 
     Raises `ConfigError` before any run exists, `StudyError` naming the trials that did not finish, `Interrupted`
-    after a stop signal, once every process has ended its run.
+    after a stop signal, once every process has ended its runs.
     """
+    preload()
     for config in experiment.configs:
         pick_device(config.device)
         build_model(config)
-    workers = workers or side_by_side(experiment.configs)
+    jobs = lock_steps(experiment.configs, stack)
+    workers = workers or side_by_side([job[0] for job in jobs])
     with (
         open_study(experiment.name, experiment.question, experiment.configs, workers) as (parent_id, run_ids),
         tqdm(total=sum(c.epochs for c in experiment.configs), unit="epoch", disable=None) as bar,
     ):
+        run_of = {config.trial_key: run_id for config, run_id in zip(experiment.configs, run_ids, strict=True)}
         processes = Processes(bar)
+
+        def run(job: tuple[TrainConfig, ...]) -> None:
+            processes.run(job[0].variant, run_trials, job, run_of, connect())
+            for config in job:
+                end_if_left_running(run_of[config.trial_key])
+
         with ThreadPoolExecutor(workers) as pool:
-            trials = zip(experiment.configs, run_ids, strict=True)
-            pending = {pool.submit(processes.run, config, run_id) for config, run_id in trials}
+            pending = {pool.submit(run, job) for job in jobs}
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.2)
@@ -54,58 +67,39 @@ def study(experiment: Experiment, *, workers: int = 0, stop_signal: Callable[[],
     return parent_id
 
 
-def side_by_side(configs: tuple[TrainConfig, ...]) -> int:
-    """How many trials to run at once: as many as the cores have room for with their pinned threads.
+def run_trials(configs: tuple[TrainConfig, ...], run_ids: dict[str, str], tracking_uri: str) -> None:
+    """What the process of a job does: train its configurations into the runs that wait for them, by trial key."""
+    stop_signal = StopSignal()
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    try:
+        train_together(configs, MlflowTracker(run_ids), stop_signal=stop_signal)
+    except NormstudyError as error:
+        print(f"normstudy: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
 
-    Fewer than two rounds of trials all start together instead: three single-thread trials sharing 2 cores finish
-    sooner than two and then one, which leaves a core idle.
+
+def lock_steps(configs: Sequence[TrainConfig], stack: int) -> list[tuple[TrainConfig, ...]]:
+    """The jobs of a study: the trials that differ only in their seed, `stack` of them a job.
+
+    0 chooses: all of them on a GPU, which one such network leaves idle; one on a CPU, though 2 to 4 in lock-step are a
+    sixth faster there: a trial's last bits would depend on how many stand beside it.
+    """
+    same_but_seed: dict[TrainConfig, list[TrainConfig]] = {}
+    for config in configs:
+        same_but_seed.setdefault(config.model_copy(update={"seed": 0}), []).append(config)
+    jobs: list[tuple[TrainConfig, ...]] = []
+    for shared, trials in same_but_seed.items():
+        size = stack or (len(trials) if pick_device(shared.device).type == "cuda" else 1)
+        jobs += [tuple(trials[start : start + size]) for start in range(0, len(trials), size)]
+    return jobs
+
+
+def side_by_side(configs: Sequence[TrainConfig]) -> int:
+    """How many jobs, given by one configuration each, to run at once: as many as the cores have room for with their
+    pinned threads.
+
+    Fewer than two rounds of jobs all start together instead: three single-thread trials sharing 2 cores finish sooner
+    than two and then one, which leaves a core idle.
     """
     room = max(1, usable_cores() // max(config.threads for config in configs))
     return len(configs) if len(configs) < 2 * room else room
-
-
-class Processes:
-    """The processes of the trials; their output, prefixed, is passed on line by line."""
-
-    def __init__(self, bar: "tqdm[Any]") -> None:
-        self.bar = bar
-        self.lock = Lock()
-        self.alive: set[subprocess.Popen[str]] = set()
-        self.stopped = False
-
-    def run(self, config: TrainConfig, run_id: str) -> None:
-        """Train one configuration into the run that waits for it, unless a stop came first."""
-        threads = str(config.threads)
-        environment = {
-            **os.environ,
-            "MLFLOW_TRACKING_URI": connect(),
-            "MLFLOW_RUN_ID": run_id,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            # keep freed memory: glibc gives each batch's large maps back and faults them in again, 10 % of an epoch
-            "MALLOC_MMAP_THRESHOLD_": str(2**30),
-            "MALLOC_TRIM_THRESHOLD_": str(2**31),
-        }
-        with self.lock:
-            if self.stopped:
-                return
-            process = subprocess.Popen(
-                [sys.executable, "-m", *config.command().split()[2:]],
-                cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
-            self.alive.add(process)
-        assert process.stdout is not None
-        for line in process.stdout:
-            with self.lock:
-                self.bar.write(f"{config.variant:8s} {line.rstrip()}", file=sys.stdout)
-                self.bar.update(line.startswith("epoch "))
-        process.wait()
-        with self.lock:
-            self.alive.discard(process)
-
-    def stop(self) -> None:
-        """Ask every process to end its run, and start no more."""
-        with self.lock:
-            self.stopped = True
-            for process in self.alive:
-                process.terminate()

@@ -2,9 +2,12 @@
 
 The main comparison is fair because every row of `NORMS` adds the same parameters, a scale and a shift per channel, to
 the same network. The rows differ only in which activations share a mean and a variance.
+
+`stack` networks can be one: their channels lie one after the other, convolutions are grouped by network and no norm
+crosses from one to the next, so each computes what it would compute alone. Everywhere else `stack` is 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,26 +16,26 @@ from torch import Tensor, nn
 CLASSES = 10
 
 
-def batch_norm(channels: int, *, groups: int) -> nn.Module:
+def batch_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
     """y = (x - E[x]) / sqrt(Var[x] + 1e-5) * scale + shift, statistics over N, H, W: one pair a channel.
 
     In eval mode the running averages of training stand in for the batch's statistics.
     Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2. `groups` has no meaning here.
     """
-    return nn.BatchNorm2d(channels)
+    return nn.BatchNorm2d(stack * channels)
 
 
-def group_norm(channels: int, *, groups: int) -> nn.Module:
+def group_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
     """The same formula, statistics over H, W and the channels of one group: `groups` pairs an image.
 
     Wu and He 2018, "Group Normalization", section 3. Raises `ValueError` when `groups` does not divide `channels`.
     """
     if channels % groups:
         raise ValueError(f"groups={groups} does not divide the {channels} channels of a layer")
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(stack * groups, stack * channels)
 
 
-def layer_norm(channels: int, *, groups: int) -> nn.Module:
+def layer_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
     """The same formula, statistics over C, H, W: one pair an image.
 
     Three layers are called "LayerNorm" for images. This one is GroupNorm(1, C): statistics over all of C, H, W as in
@@ -41,15 +44,15 @@ def layer_norm(channels: int, *, groups: int) -> nn.Module:
     would add thousands of parameters to a net of 8,000; nor ConvNeXt's, which takes statistics over C alone at each
     pixel. `groups` has no meaning here.
     """
-    return nn.GroupNorm(1, channels)
+    return nn.GroupNorm(stack, stack * channels)
 
 
-def instance_norm(channels: int, *, groups: int) -> nn.Module:
+def instance_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
     """The same formula, statistics over H, W: one pair an image and channel.
 
     Ulyanov, Vedaldi and Lempitsky 2016, "Instance Normalization", section 2. `groups` has no meaning here.
     """
-    return nn.InstanceNorm2d(channels, affine=True)
+    return nn.InstanceNorm2d(stack * channels, affine=True)
 
 
 class ChannelAffine(nn.Module):
@@ -67,9 +70,9 @@ class ChannelAffine(nn.Module):
         return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def no_norm(channels: int, *, groups: int) -> nn.Module:
+def no_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
     """No statistics, only the scale and shift: see `ChannelAffine`. `groups` has no meaning here."""
-    return ChannelAffine(channels)
+    return ChannelAffine(stack * channels)
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
@@ -81,6 +84,23 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+class StackedLinear(nn.Linear):
+    """One linear layer for each of `stack` networks: (n, stack * inputs) to (n, stack, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, stack: int) -> None:
+        super().__init__(inputs, stack * outputs)
+        self.stack = stack
+
+    def forward(self, x: Float[Tensor, "n features"]) -> Float[Tensor, "n stack outputs"]:
+        weight = self.weight.view(self.stack, -1, self.in_features)
+        logits = torch.baddbmm(
+            self.bias.view(self.stack, 1, -1),
+            x.view(len(x), self.stack, self.in_features).transpose(0, 1),
+            weight.transpose(1, 2),
+        )
+        return logits.transpose(0, 1)
+
+
 class DigitNet(nn.Module):
     """28 x 28 grey digits to 10 logits, with 7,522 parameters whatever the norm.
 
@@ -90,33 +110,69 @@ class DigitNet(nn.Module):
     stride), and the last features keep their place (no global pooling after a normalised layer).
     """
 
-    def __init__(self, norm: str, *, groups: int = 4) -> None:
+    def __init__(self, norm: str, *, groups: int = 4, stack: int = 1) -> None:
         """Raises `ValueError` for a norm not in the table, or groups that don't divide a layer's channels."""
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+        self.norm, self.groups, self.stack = norm, groups, stack
 
         def normalised(channels: int) -> list[nn.Module]:
-            return [NORMS[norm](channels, groups=groups), nn.ReLU()]
+            return [NORMS[norm](channels, groups=groups, stack=stack), nn.ReLU(inplace=True)]
 
-        # no convolution bias: the norm's shift does its work, and all but `none` would subtract it
+        def convolution(inputs: int, outputs: int, size: int) -> nn.Module:
+            # no bias: the norm's shift does its work, and all but `none` would subtract it
+            return nn.Conv2d(stack * inputs, stack * outputs, size, padding=size // 2, bias=False, groups=stack)
+
         self.features = nn.Sequential(
-            nn.Conv2d(1, 8, 5, padding=2, bias=False),
+            convolution(1, 8, 5),
             nn.MaxPool2d(2),  # before the norm, so that the costly 28 x 28 maps pass one layer less
             *normalised(8),
-            nn.Conv2d(8, 16, 3, padding=1, bias=False),
+            convolution(8, 16, 3),
             *normalised(16),
-            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            convolution(16, 16, 3),
             nn.MaxPool2d(2),
             *normalised(16),
-            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            convolution(16, 16, 3),
             *normalised(16),
             nn.MaxPool2d(2),
         )
-        self.classifier = nn.Linear(16 * 3 * 3, CLASSES)
+        features = 16 * 3 * 3
+        self.classifier = nn.Linear(features, CLASSES) if stack == 1 else StackedLinear(features, CLASSES, stack=stack)
 
-    def forward(self, images: Float[Tensor, "n 1 28 28"]) -> Float[Tensor, "n 10"]:
+    def forward(self, images: Float[Tensor, "n stack 28 28"]) -> Float[Tensor, "n *stack 10"]:
+        """Logits, (n, 10), of one image each; of a stack, (n, stack, 10), where each network has its own image."""
         return self.classifier(self.features(images).flatten(1))
+
+
+def stacked(networks: Sequence[DigitNet]) -> DigitNet:
+    """One network that computes what these, of the same norm, do side by side; a single one stays itself."""
+    first = networks[0]
+    if len(networks) == 1:
+        return first
+    together = DigitNet(first.norm, groups=first.groups, stack=len(networks))
+    states = [network.state_dict() for network in networks]
+    # BatchNorm's count of batches is the only tensor without an axis, and the same for all
+    together.load_state_dict(
+        {
+            name: torch.cat([state[name] for state in states]) if value.ndim else value
+            for name, value in states[0].items()
+        }
+    )
+    return together
+
+
+def unstacked(together: DigitNet) -> list[DigitNet]:
+    """The networks that `stacked` put together, as they are now; of a stack, on the CPU with weights of their own."""
+    if together.stack == 1:
+        return [together]
+    networks = [DigitNet(together.norm, groups=together.groups) for _ in range(together.stack)]
+    for place, network in enumerate(networks):
+        state = together.state_dict().items()
+        network.load_state_dict(
+            {name: value.chunk(together.stack)[place] if value.ndim else value for name, value in state}
+        )
+    return networks
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -132,6 +188,7 @@ def penalised_weights(model: nn.Module) -> list[Tensor]:
     return [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
-def l1_norm(model: nn.Module) -> Float[Tensor, ""]:
-    """Sum of the absolute values of the penalised weights."""
-    return torch.stack([weight.abs().sum() for weight in penalised_weights(model)]).sum()
+def l1_norms(model: nn.Module, *, stack: int = 1) -> Float[Tensor, " stack"]:
+    """Sum of the absolute values of the penalised weights, of each network of the stack."""
+    sums = [weight.abs().flatten(1).sum(1).view(stack, -1).sum(1) for weight in penalised_weights(model)]
+    return torch.stack(sums).sum(0)

@@ -1,12 +1,20 @@
-"""Tables to figures. Every function returns a figure and reads nothing."""
+"""Tables to figures. Every function returns a figure and reads nothing.
 
+Curves come as a mapping from a group's label to a table with a row for each epoch, counted from 1, and a column for
+each seed. The line is the mean over seeds; where there are several, the band behind it reaches from the lowest to the
+highest.
+"""
+
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
@@ -23,9 +31,20 @@ ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7
 CHOICE_OF_TEN = "the ten with the highest loss, highest first"
 
 
-def loss_curves(curves: Mapping[str, pd.Series], subtitle: str) -> Figure:
-    """Graph 1: test loss by epoch. `curves` maps a variant's name to its values, indexed by epoch."""
-    figure, axes = _curve_axes(curves, f"Test loss by epoch\n{subtitle}")
+def styles_of(count: int) -> list[dict[str, Any]]:
+    """A colour, line and marker for each of `count` curves; beyond `STYLES` the colours come from a colour map."""
+    if count <= len(STYLES):
+        return list(STYLES[:count])
+    colors = [to_hex(color) for color in colormaps["turbo"](np.linspace(0.05, 0.95, count))]
+    return [
+        {"color": color, "linestyle": style["linestyle"], "marker": marker}
+        for color, style, marker in zip(colors, cycle(STYLES), cycle("os^DvPX"), strict=False)
+    ]
+
+
+def loss_curves(curves: Mapping[str, pd.DataFrame], subtitle: str) -> Figure:
+    """Graph 1: test loss by epoch."""
+    figure, axes = _curve_axes(curves, "Test loss by epoch", subtitle, "{:.4f}")
     axes.set_yscale("log")
     axes.set_ylabel("test loss (cross-entropy, nats; log scale)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -34,15 +53,15 @@ def loss_curves(curves: Mapping[str, pd.Series], subtitle: str) -> Figure:
     return figure
 
 
-def accuracy_curves(curves: Mapping[str, pd.Series], subtitle: str) -> Figure:
+def accuracy_curves(curves: Mapping[str, pd.DataFrame], subtitle: str) -> Figure:
     """Graph 2: test accuracy by epoch, as fractions in, as percentages out.
 
     The axis is logarithmic in the error: all epochs are on it, and half of it lies above 98 %.
     """
     percent = {name: (100 * curve).clip(upper=99.99) for name, curve in curves.items()}
-    figure, axes = _curve_axes(percent, f"Test accuracy by epoch\n{subtitle}")
+    figure, axes = _curve_axes(percent, "Test accuracy by epoch", subtitle, "{:.2f} %")
     axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda t: 100 - 10**-t))
-    lowest, highest = (pick(curve.agg(pick.__name__) for curve in percent.values()) for pick in (min, max))
+    lowest, highest = (pick(pick(curve.to_numpy().flat) for curve in percent.values()) for pick in (min, max))
     axes.set_ylim(100 - 1.3 * (100 - lowest), 100 - 0.8 * (100 - highest))
     axes.yaxis.set_major_locator(FixedLocator(ACCURACY_TICKS))
     axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ACCURACY_TICKS]))
@@ -52,25 +71,38 @@ def accuracy_curves(curves: Mapping[str, pd.Series], subtitle: str) -> Figure:
     return figure
 
 
-def _curve_axes(curves: Mapping[str, pd.Series], title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+def _curve_axes(curves: Mapping[str, pd.DataFrame], title: str, subtitle: str, form: str) -> tuple[Figure, Axes]:
+    many = len(curves) > len(STYLES)
+    figure = Figure(figsize=(8, 4.8 + 0.2 * len(curves) * many), layout="constrained")
     axes = figure.subplots()
-    for (name, curve), style in zip(curves.items(), cycle(STYLES), strict=False):
-        axes.plot(curve.index, curve.to_numpy(), label=name, markersize=4, linewidth=1.5, **style)
+    for (name, curve), style in zip(curves.items(), styles_of(len(curves)), strict=True):
+        mean = curve.mean(axis=1)
+        label = f"{name}: {form.format(mean.iloc[-1])}" if many else name
+        axes.plot(curve.index, mean.to_numpy(), label=label, markersize=4, linewidth=1.5, **style)
+        if curve.shape[1] > 1:
+            axes.fill_between(
+                curve.index, curve.min(axis=1), curve.max(axis=1), facecolor=(style["color"], 0.12),
+                edgecolor=(style["color"], 0.6), linestyle=style["linestyle"], linewidth=0.7,
+            )  # fmt: skip
     last = max(int(curve.index.max()) for curve in curves.values())
-    axes.set_xlim(0.5, last * 1.16 + 0.5)
+    axes.set_xlim(0.5, last * (1 if many else 1.16) + 0.5)
     axes.set_xticks([epoch for epoch in range(1, last + 1) if epoch in (1, last) or epoch % max(1, last // 10) == 0])
     axes.set_xlabel("epoch")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(f"{title}\n{textwrap.fill(subtitle, 84)}", fontsize=11)
     axes.grid(alpha=0.3)
-    axes.legend(title="normalisation", loc="center right" if last < 4 else "best")
+    if many:
+        figure.legend(title="normalisation: last epoch", loc="outside lower center", ncols=2, fontsize=8)
+    else:
+        axes.legend(title="normalisation", loc="center right" if last < 4 else "best")
     return figure, axes
 
 
-def _label_last_values(axes: Axes, curves: Mapping[str, pd.Series], form: str) -> None:
-    """Each curve's last value beside its end, moved apart where they would overlap."""
-    styled = zip(curves.values(), cycle(STYLES), strict=False)
-    ends = sorted((curve.iloc[-1], int(curve.index[-1]), style["color"]) for curve, style in styled)
+def _label_last_values(axes: Axes, curves: Mapping[str, pd.DataFrame], form: str) -> None:
+    """Each curve's last value beside its end, moved apart where they would overlap; many have it in the legend."""
+    if len(curves) > len(STYLES):
+        return
+    styled = zip(curves.values(), STYLES, strict=False)
+    ends = sorted((curve.iloc[-1].mean(), int(curve.index[-1]), style["color"]) for curve, style in styled)
     gap = 0.05
     heights: list[float] = []
     for value, _, _ in ends:
@@ -88,6 +120,11 @@ def _label_last_values(axes: Axes, curves: Mapping[str, pd.Series], form: str) -
             va="center",
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
         )
+
+
+def ten_worst(table: pd.DataFrame) -> pd.DataFrame:
+    """The ten misclassified images with the highest loss, highest first; of equals the earlier in the test set."""
+    return table.sort_values(["loss", "index"], ascending=[False, True], kind="stable").head(10)
 
 
 def grid_title(variant: str, accuracy: float, errors: int, images: int) -> str:
@@ -165,19 +202,27 @@ def shared_statistics(groups: int = 2, channels: int = 4) -> Figure:
     return figure
 
 
-def interactive(loss: Mapping[str, pd.Series], accuracy: Mapping[str, pd.Series], title: str) -> str:
+def interactive(loss: Mapping[str, pd.DataFrame], accuracy: Mapping[str, pd.DataFrame], title: str) -> str:
     """Both graphs as one self-contained HTML page: hover for values, click a name to hide it."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     figure = make_subplots(cols=2, subplot_titles=("Test loss (nats)", "Test accuracy (%)"))
     for column, (curves, scale) in enumerate(((loss, 1), (accuracy, 100)), start=1):
-        for (name, curve), style in zip(curves.items(), cycle(STYLES), strict=False):
-            trace = go.Scatter(
-                x=list(curve.index), y=list(scale * curve), name=name, legendgroup=name, showlegend=column == 1,
-                mode="lines+markers", line={"color": style["color"]},
+        for (name, curve), style in zip(curves.items(), styles_of(len(curves)), strict=True):
+            values, color = scale * curve, style["color"]
+            line = go.Scatter(
+                x=list(curve.index), y=list(values.mean(axis=1)), name=name, legendgroup=name, showlegend=column == 1,
+                mode="lines+markers", line={"color": color},
             )  # fmt: skip
-            figure.add_trace(trace, row=1, col=column)
+            figure.add_trace(line, row=1, col=column)
+            if curve.shape[1] > 1:
+                band = go.Scatter(
+                    x=[*curve.index, *curve.index[::-1]], y=[*values.min(axis=1), *values.max(axis=1)[::-1]],
+                    legendgroup=name, showlegend=False, hoverinfo="skip", mode="none", fill="toself",
+                    fillcolor=color, opacity=0.2,
+                )  # fmt: skip
+                figure.add_trace(band, row=1, col=column)
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(type="log", row=1, col=1)
     figure.update_layout(title=title, template="plotly_white")

@@ -1,10 +1,11 @@
 """Finished runs to tables, figures and the README's block. Reads nothing but the tracking server."""
 
 import re
-from dataclasses import dataclass
-from itertools import combinations
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -12,33 +13,11 @@ from matplotlib.figure import Figure
 from normstudy import plots
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.evaluate import ten_worst
 from normstudy.runs import TEST_IMAGES, TrialRecord, finished_trials
-from normstudy.stats import accuracy_interval, paired_p_value
+from normstudy.summary import Tables, has_several_seeds, sample, summary
 from normstudy.tracking import Metric, log_to_run
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
-SIGNIFICANCE = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """All that the README's block is made of: one row a run; a run and epoch; a run and misclassified image."""
-
-    results: pd.DataFrame
-    epochs: pd.DataFrame
-    misclassified: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """As three CSV files, floats in full."""
-        for name, table in vars(self).items():
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Tables":
-        """What `save` wrote, to the digit."""
-        names = cls.__dataclass_fields__
-        return cls(**{name: pd.read_csv(folder / f"{name}.csv") for name in names})
 
 
 def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out: Path, readme: Path | None) -> None:
@@ -69,69 +48,86 @@ def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out
 
 def tables_of(study: str, records: list[TrialRecord]) -> Tables:
     """The exported tables of these runs."""
-    results, epochs, misclassified = [], [], []
-    for record in records:
-        who = {"variant": record.config.variant, "run_id": record.run_id}
-        last = record.epochs.iloc[-1]
-        results.append(
-            {
-                "study": study,
-                **who,
-                "seed": record.config.seed,
-                "epochs": record.config.epochs,
-                "parameters": record.parameters,
-                "test_accuracy": last[Metric.TEST_ACCURACY],
-                "test_loss": last[Metric.TEST_LOSS],
-                "train_accuracy": last[Metric.TRAIN_ACCURACY],
-                "errors": len(record.misclassified),
-                "seconds_per_epoch": record.epochs[Metric.EPOCH_SECONDS].mean(),
-                "side_by_side": record.side_by_side,
-                "cores": record.cores,
-            }
-        )
-        epochs.append(record.epochs.reset_index().assign(**who))
-        misclassified.append(record.misclassified.assign(**who))
+    results = [
+        {
+            "study": study,
+            "variant": record.config.variant,
+            "group": record.group,
+            "run_id": record.run_id,
+            "seed": record.config.seed,
+            "epochs": record.config.epochs,
+            "parameters": record.parameters,
+            "test_accuracy": record.epochs[Metric.TEST_ACCURACY].iloc[-1],
+            "test_loss": record.epochs[Metric.TEST_LOSS].iloc[-1],
+            "train_accuracy": record.epochs[Metric.TRAIN_ACCURACY].iloc[-1],
+            "errors": len(record.misclassified),
+            "seconds_per_epoch": record.epochs[Metric.EPOCH_SECONDS].mean(),
+            "side_by_side": record.side_by_side,
+            "cores": record.cores,
+        }
+        for record in records
+    ]
     return Tables(
         results=pd.DataFrame(results),
-        epochs=pd.concat(epochs, ignore_index=True),
-        misclassified=pd.concat(misclassified, ignore_index=True),
+        epochs=stacked([record.epochs.reset_index() for record in records], results),
+        misclassified=stacked([record.misclassified for record in records], results),
     )
 
 
-def curves(records: list[TrialRecord], metric: Metric) -> dict[str, pd.Series]:
-    """One metric of every run by epoch, keyed by variant."""
-    return {record.config.variant: record.epochs[metric] for record in records}
+def stacked(tables: list[pd.DataFrame], results: list[dict[str, Any]]) -> pd.DataFrame:
+    """The runs' tables, one below the other, each row with its run's identity."""
+    runs = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    who = pd.DataFrame(results)[["variant", "group", "run_id", "seed"]].iloc[runs]
+    return pd.concat([pd.concat(tables, ignore_index=True), who.reset_index(drop=True)], axis=1)
+
+
+def curves(records: list[TrialRecord], metric: Metric) -> dict[str, pd.DataFrame]:
+    """One metric of every run, keyed by group: a row an epoch, a column a seed."""
+    columns: dict[str, dict[int, pd.Series]] = {}
+    for record in records:
+        columns.setdefault(record.group, {})[record.config.seed] = record.epochs[metric]
+    return {group: pd.DataFrame(seeds) for group, seeds in columns.items()}
 
 
 def subtitle(records: list[TrialRecord]) -> str:
-    """What a reader must know to read a graph: data, budget, number of seeds."""
+    """What a reader must know to read a graph: data, budget, number of seeds, and what a line and a band are."""
     counts = sorted({record.parameters for record in records})
-    seeds = sorted({record.config.seed for record in records})
     parameters = " or ".join(f"{count:,}" for count in counts)
-    runs = f"n = 1 run each, seed {', '.join(map(str, seeds))}"
-    return f"MNIST, {TEST_IMAGES:,} test images; {parameters} parameters each; {runs}"
+    results = pd.DataFrame({"group": [r.group for r in records], "seed": [r.config.seed for r in records]})
+    legend = "; line: mean, band: lowest to highest" if has_several_seeds(results) else ""
+    return f"MNIST, {TEST_IMAGES:,} test images; {parameters} parameters each; {sample(results)}{legend}"
 
 
 def figures_of(records: list[TrialRecord]) -> dict[str, Figure]:
-    """Every figure by file name without ending."""
+    """Every figure by file name without ending; a group's grid is of its lowest seed."""
     figures = {
         "test_loss": plots.loss_curves(curves(records, Metric.TEST_LOSS), subtitle(records)),
         "test_accuracy": plots.accuracy_curves(curves(records, Metric.TEST_ACCURACY), subtitle(records)),
         "shared_statistics": plots.shared_statistics(),
     }
-    return figures | {grid_name(record.config.variant): grid_of(record) for record in records}
+    runs = Counter(record.group for record in records)
+    for record in records:
+        if record.ten is not None:
+            figures[grid_name(record.group)] = grid_of(record, name_seed=runs[record.group] > 1)
+    return figures
 
 
-def grid_of(record: TrialRecord) -> Figure:
-    """The annotated grid of a run's ten misclassified images, drawn anew from its logged table and images."""
+def grid_of(record: TrialRecord, *, name_seed: bool = False) -> Figure:
+    """The annotated grid of a run's ten misclassified images, drawn anew from its logged table and images.
+
+    Raises `ReportError` for a run whose images were not read: one of a group that has a lower seed.
+    """
+    if record.ten is None:
+        raise ReportError(f"run {record.run_id}: the images of {record.group} were read for its lowest seed alone")
+    name = f"{record.group}, seed {record.config.seed}" if name_seed else record.group
     accuracy = record.epochs[Metric.TEST_ACCURACY].iloc[-1]
-    title = plots.grid_title(record.config.variant, accuracy, len(record.misclassified), TEST_IMAGES)
-    return plots.misclassified_grid(record.ten, ten_worst(record.misclassified), title)
+    title = plots.grid_title(name, accuracy, len(record.misclassified), TEST_IMAGES)
+    return plots.misclassified_grid(record.ten, plots.ten_worst(record.misclassified), title)
 
 
-def grid_name(variant: str) -> str:
-    """File name, without ending, of a variant's grid."""
-    return f"misclassified_{re.sub(r'[^a-z0-9]+', '_', variant.lower())}"
+def grid_name(group: str) -> str:
+    """File name, without ending, of a group's grid."""
+    return f"misclassified_{re.sub(r'[^a-z0-9]+', '_', group.lower())}"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -152,83 +148,6 @@ def fill(readme: Path, block: str) -> str:
 def render(tables: Tables, *, figures_at: Path) -> str:
     """The README's block, in Markdown, from the tables alone: the summary and all figures."""
     graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
-    grids = {f"Ten misclassified images, {variant}": grid_name(variant) for variant in tables.results["variant"]}
+    grids = {f"Ten misclassified images, {group}": grid_name(group) for group in tables.results["group"].unique()}
     pictures = [f"![{text}]({(figures_at / name).as_posix()}.png)" for text, name in {**graphs, **grids}.items()]
     return "\n\n".join([summary(tables), *pictures])
-
-
-def summary(tables: Tables) -> str:
-    """The answer, the results table and the findings, in Markdown."""
-    results = tables.results
-    lines = [answer(tables), ""]
-    lines += [
-        "| | parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for row in results.itertuples():
-        low, high = accuracy_interval(row.errors, TEST_IMAGES)
-        lines.append(
-            f"| {row.variant} | {row.parameters:,} | {100 * row.test_accuracy:.2f} % "
-            f"({100 * low:.2f} to {100 * high:.2f}) | {row.test_loss:.4f} | {100 * row.train_accuracy:.2f} % "
-            f"| {row.errors} | {row.seconds_per_epoch:.1f} |"
-        )
-    return "\n".join([*lines, "", caption(results), "", *findings(tables)])
-
-
-def caption(results: pd.DataFrame) -> str:
-    """How the table was made."""
-    epochs = ", ".join(str(count) for count in sorted(results["epochs"].unique()))
-    runs = ", ".join(f"{row.variant} `{row.run_id}`" for row in results.itertuples())
-    shared = f"{results['side_by_side'].max()} trials side by side on {results['cores'].max()} CPU cores"
-    return (
-        f"Last epoch ({epochs}) of n = 1 run each, seed {results['seed'].iloc[0]}, on {TEST_IMAGES:,} test images. The "
-        "interval is of the sampling of images (Wilson); the noise of the seed is not in it. Train accuracy is under "
-        f"augmentation, while the epoch ran. Seconds: {shared}. Runs: {runs}."
-    )
-
-
-def answer(tables: Tables) -> str:
-    """The answer in a sentence or two: the order, and whether one run each can tell the variants apart."""
-    ranked = tables.results.sort_values("errors", kind="stable")
-    scores = ", ".join(f"{row.variant} {100 * row.test_accuracy:.2f} %" for row in ranked.itertuples())
-    told_apart = [pair for pair, p in paired_tests(tables).items() if p < SIGNIFICANCE]
-    spread = 100 * (ranked["test_accuracy"].max() - ranked["test_accuracy"].min())
-    verdict = (
-        "On these images one run each can't tell any two of them apart."
-        if not told_apart
-        else f"On these images one run each tells apart: {'; '.join(f'{a} and {b}' for a, b in told_apart)}."
-    )
-    return f"**{scores}**: {spread:.2f} points from first to last. {verdict}"
-
-
-def findings(tables: Tables) -> list[str]:
-    """One line a finding, each computed from the tables."""
-    wrong = errors_by_variant(tables)
-    tests = paired_tests(tables)
-    lines = []
-    for (a, b), p in tests.items():
-        only_a, only_b = len(wrong[a] - wrong[b]), len(wrong[b] - wrong[a])
-        verdict = "a difference" if p < SIGNIFICANCE else "undecided"
-        lines.append(
-            f"- {a} and {b}: {only_a} images that only {a} gets wrong, {only_b} that only {b} does "
-            f"(exact McNemar test, corrected for {len(tests)} comparisons: p = {p:.2f}, {verdict})."
-        )
-    shared, some = set.intersection(*wrong.values()), set.union(*wrong.values())
-    lines.append(f"- {len(shared)} images defeat all {len(wrong)}; {len(some)} defeat at least one.")
-    gaps = tables.epochs.groupby("variant", sort=False).first()[str(Metric.TEST_ACCURACY)]
-    first = ", ".join(f"{variant} {100 * accuracy:.2f} %" for variant, accuracy in gaps.items())
-    lines.append(f"- After the first epoch: {first}.")
-    return lines
-
-
-def errors_by_variant(tables: Tables) -> dict[str, set[int]]:
-    """Indices of the misclassified test images by variant, in the order of the results."""
-    groups = dict(tuple(tables.misclassified.groupby("variant")["index"]))
-    return {variant: set(groups.get(variant, ())) for variant in tables.results["variant"]}
-
-
-def paired_tests(tables: Tables) -> dict[tuple[str, str], float]:
-    """p-value of each pair of variants, multiplied by the number of pairs (Bonferroni), at most 1."""
-    wrong = errors_by_variant(tables)
-    pairs = list(combinations(wrong, 2))
-    return {(a, b): min(1.0, len(pairs) * paired_p_value(wrong[a], wrong[b])) for a, b in pairs}

@@ -2,23 +2,38 @@
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.tracking import _get_store
+from mlflow.utils.rest_utils import http_request
 from PIL import Image
+from tqdm import tqdm
 
 from normstudy.config import TrainConfig
-from normstudy.errors import ReportError
-from normstudy.evaluate import ten_worst
+from normstudy.errors import ConfigError, ReportError
+from normstudy.plots import ten_worst
 from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name
 
 TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
           Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
+READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
+RUNS_A_PAGE = 1_000
+BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
+
+Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +42,24 @@ class TrialRecord:
 
     run_id: str
     parent_id: str | None  # the study that it was trained in
+    group: str  # label shared by the reported trials that are the same but for the seed
     config: TrainConfig
     parameters: int
     side_by_side: int  # trials that shared the machine
     cores: int
     epochs: pd.DataFrame  # a column a metric, indexed by epoch from 1
     misclassified: pd.DataFrame  # columns as in evaluate.misclassified
-    ten: list[np.ndarray]  # 28 x 28, in the order of evaluate.ten_worst
+    ten: list[np.ndarray] | None  # 28 x 28, in the order of plots.ten_worst; None but for a group's lowest seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run to read."""
+
+    run: Run
+    config: TrainConfig
+    group: str
+    draw: bool  # whether its ten images are wanted
 
 
 def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
@@ -50,90 +76,207 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
     return plan["study"], [TrainConfig.of(**trial) for trial in trials]
 
 
-def finished_trials(configs: list[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
+def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
+    """The name of each configuration's group, that is of all trials like it but for the seed.
+
+    It is the variant and, where the trials of some variant differ in other settings, these settings, for every group
+    the same; a penalty of 0 isn't named.
+    """
+    by_variant: dict[str, list[TrainConfig]] = {}
+    for config in configs:
+        by_variant.setdefault(config.variant, []).append(config)
+    differing = [
+        name
+        for name in TrainConfig.model_fields
+        if name not in ("seed", "device")  # `device` isn't part of the trial's key, either
+        and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
+    ]
+    return [
+        ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
+                                     if name != "l1" or config.l1)])
+        for config in configs
+    ]  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    """As short as `:g` makes it, where that is the same number: no two groups share a label."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
     """The newest finished run of each configuration: of this study, or (None) of all that the server has.
 
     Raises `ReportError` naming every configuration whose run is missing, failed, killed or still running.
     """
     connect()
-    found = {config.trial_key: _newest(config, parent_id) for config in configs}
-    problems = [problem for config in configs if (problem := _problem(config, found[config.trial_key])) is not None]
+    trials = {config.trial_key: (config, group) for config, group in zip(configs, group_labels(configs), strict=True)}
+    sizes = Counter(group for _, group in trials.values())
+    found = _newest(set(trials), parent_id)
+    problems = []
+    for key, (config, group) in trials.items():
+        name = group if sizes[group] == 1 else f"{group}, seed {config.seed}"
+        if problem := _problem(key, found.get(key)):
+            problems.append(f"{name} is {problem}")
     if problems:
         raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {mlflow.get_tracking_uri()})")
-    return [_read(run) for run in found.values() if run is not None]
+    lowest: dict[str, int] = {}
+    for config, group in trials.values():
+        lowest[group] = min(config.seed, lowest.get(group, config.seed))
+    # _config here and not in threads: TrainConfig reads the norm table with ast.parse, which fails there in Python 3.11
+    # ("AST constructor recursion depth mismatch", seen with 16 threads)
+    plan = [
+        Planned(run=run, config=_config(run), group=group, draw=config.seed == lowest[group])
+        for (config, group), run in ((trial, found[key]) for key, trial in trials.items())
+    ]
+    return _read_all(plan)
 
 
-def _search(query: str) -> list[Run]:
-    found: list[Run] = mlflow.search_runs(
-        search_all_experiments=True,
+def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
+    """Of each trial key that the server has, the newest finished run, or the newest where none is finished."""
+    client = mlflow.MlflowClient()
+    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments, max_results=1_000)]
+    query = f"tags.`{Tag.PARENT}` = '{parent_id}'" if parent_id else f"tags.`{Tag.TRIAL_KEY}` LIKE '%'"
+    newest: dict[str, Run] = {}
+    for run in _pages(
+        client.search_runs,
+        experiment_ids=experiments,
         filter_string=query,
         order_by=["attributes.start_time DESC"],
-        output_format="list",
-    )
-    return found
+        max_results=RUNS_A_PAGE,
+    ):
+        key = run.data.tags.get(Tag.TRIAL_KEY)
+        if key in keys and (key not in newest or (_is_finished(run) and not _is_finished(newest[key]))):
+            newest[key] = run
+    return newest
 
 
-def _newest(config: TrainConfig, parent_id: str | None) -> Run | None:
-    query = f"tags.`{Tag.TRIAL_KEY}` = '{config.trial_key}'"
-    if parent_id:
-        query += f" and tags.`{Tag.PARENT}` = '{parent_id}'"
-    candidates = _search(query)
-    finished = [run for run in candidates if run.info.status == "FINISHED"]
-    return next(iter(finished + candidates), None)
+def _pages(search: Any, **query: Any) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = search(**query, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
 
 
-def _problem(config: TrainConfig, run: Run | None) -> str | None:
+def _is_finished(run: Run) -> bool:
+    return run.info.status == "FINISHED"
+
+
+def _problem(key: str, run: Run | None) -> str | None:
     if run is None:
-        return f"{config.variant} is missing (no run with trial key {config.trial_key})"
-    if run.info.status == "FINISHED":
+        return f"missing (no run with trial key {key})"
+    if _is_finished(run):
         return None
     state = "still running" if run.info.status == "RUNNING" else run.info.status
     reason = run.data.tags.get(Tag.FAILURE)
-    return f"{config.variant} is {state} (run {run.info.run_id}{': ' + reason if reason else ''})"
+    return f"{state} (run {run.info.run_id}{': ' + reason if reason else ''})"
 
 
-def _read(run: Run) -> TrialRecord:
-    run_id = run.info.run_id
-    config = TrainConfig.of(**_load(run_id, Artifact.CONFIG))
-    epochs = pd.DataFrame({str(metric): _history(run_id, metric, config.epochs) for metric in CURVES})
-    table = pd.DataFrame(**_load(run_id, Artifact.MISCLASSIFIED))
+def _read_all(plan: Sequence[Planned]) -> list[TrialRecord]:
+    records: list[TrialRecord] = []
+    epochs = max((planned.config.epochs for planned in plan), default=1)
+    size = max(1, min(BULK_RUNS, BULK_POINTS // (2 * epochs)))  # 2: a resumed run may have each step twice
+    with (
+        ThreadPoolExecutor(READERS) as pool,
+        tqdm(total=len(plan), desc="reading", unit="run", disable=None, leave=False) as bar,
+    ):
+        for start in range(0, len(plan), size):
+            chunk = plan[start : start + size]
+            points = _histories(pool, [planned.run.info.run_id for planned in chunk])
+            for record in pool.map(_read, chunk, repeat(points)):
+                records.append(record)
+                bar.update()
+    return records
+
+
+def _histories(pool: ThreadPoolExecutor, run_ids: list[str]) -> Points:
+    points: dict[tuple[str, str], list[Any]] = {}
+    for metric, found in zip(CURVES, pool.map(_bulk, repeat(run_ids), CURVES), strict=True):
+        for point in found:
+            points.setdefault((point.run_id, metric), []).append(point)
+    return points
+
+
+def _bulk(run_ids: list[str], metric: Metric) -> list[Any]:
+    """All points of a metric in up to 100 runs, by the request that MLflow's UI makes and its client doesn't offer:
+    300 runs of 20 epochs take 1.2 s over HTTP, and run by run in 8 threads 16 s.
+
+    Empty where the server doesn't offer it or cuts its answer short: then each history is asked for alone.
+    """
+    store = _get_store()
+    points: list[Any] = []
+    if isinstance(store, RestStore):
+        query = {"run_id": run_ids, "metric_key": str(metric), "max_results": BULK_POINTS}
+        try:
+            answer = http_request(
+                store.get_host_creds(), "/ajax-api/2.0/mlflow/metrics/get-history-bulk", "GET", params=query
+            )
+            points = [SimpleNamespace(**point) for point in answer.json()["metrics"]] if answer.ok else []
+        except (mlflow.MlflowException, ValueError, KeyError):
+            return []
+    elif hasattr(store, "get_metric_history_bulk"):
+        points = store.get_metric_history_bulk(run_ids, metric, BULK_POINTS)
+    return points if len(points) < BULK_POINTS else []
+
+
+def _read(planned: Planned, points: Points) -> TrialRecord:
+    run, config, run_id = planned.run, planned.config, planned.run.info.run_id
+    histories = {str(metric): _history(run_id, metric, config.epochs, points) for metric in CURVES}
+    epochs = pd.DataFrame(histories, index=pd.RangeIndex(1, config.epochs + 1, name="epoch"))
+    table = _misclassified(run)
     expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
     if len(table) != expected:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
     return TrialRecord(
         run_id=run_id,
         parent_id=run.data.tags.get(Tag.PARENT),
+        group=planned.group,
         config=config,
         parameters=int(run.data.params["parameters"]),
         side_by_side=int(run.data.tags.get(Tag.SIDE_BY_SIDE, 1)),
         cores=int(run.data.tags[Tag.CORES]),
         epochs=epochs,
         misclassified=table,
-        ten=_ten_images(run_id, table),
+        ten=_ten_images(run, table) if planned.draw else None,
     )
 
 
-def _history(run_id: str, metric: Metric, epochs: int) -> pd.Series:
-    """All values of a metric by epoch. A step logged twice, by a resumed run, counts once: the newest."""
-    values = mlflow.MlflowClient().get_metric_history(run_id, metric)
-    newest = {point.step: point.value for point in sorted(values, key=lambda point: point.timestamp)}
-    if holes := [step for step in range(1, epochs + 1) if step not in newest]:
-        raise ReportError(f"run {run_id}: {metric} has no value at epoch {', '.join(map(str, holes))}")
-    steps = range(1, epochs + 1)
-    return pd.Series([newest[step] for step in steps], index=pd.Index(steps, name="epoch"))
-
-
-def _load(run_id: str, artifact: Artifact) -> dict:  # type: ignore[type-arg]
+def _config(run: Run) -> TrainConfig:
+    """The configuration that the run logged as parameters, which `mlflow run` logs as they were typed."""
+    run_id, key = run.info.run_id, run.data.tags[Tag.TRIAL_KEY]
     try:
-        return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{artifact}"))
-    except mlflow.MlflowException as error:
-        raise ReportError(f"run {run_id}: artifact {artifact} can't be read") from error
+        config = TrainConfig.of(**{name: text for name, text in run.data.params.items() if name != "parameters"})
+    except ConfigError as error:
+        raise ReportError(f"run {run_id}: its parameters are no configuration: {error}") from error
+    if config.trial_key != key:
+        raise ReportError(f"run {run_id}: its parameters have the trial key {config.trial_key}, its tag says {key}")
+    return config
 
 
-def _ten_images(run_id: str, table: pd.DataFrame) -> list[np.ndarray]:
+def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> list[float]:
+    """All values of a metric by epoch. A step logged twice, by a resumed run, counts once: the newest."""
+    values = points.get((run_id, metric)) or mlflow.MlflowClient().get_metric_history(run_id, metric)
+    newest = {point.step: point.value for point in sorted(values, key=lambda point: point.timestamp)}
+    steps = range(1, epochs + 1)
+    if holes := [step for step in steps if step not in newest]:
+        raise ReportError(f"run {run_id}: {metric} has no value at epoch {', '.join(map(str, holes))}")
+    return [newest[step] for step in steps]
+
+
+def _misclassified(run: Run) -> pd.DataFrame:
+    # not by `runs:/`: that would ask for the run again
+    try:
+        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{Artifact.MISCLASSIFIED}")
+    except (mlflow.MlflowException, OSError) as error:
+        raise ReportError(f"run {run.info.run_id}: artifact {Artifact.MISCLASSIFIED} can't be read") from error
+    return pd.DataFrame(**json.loads(text))
+
+
+def _ten_images(run: Run, table: pd.DataFrame) -> list[np.ndarray]:
     names = [ten_name(row) for row in ten_worst(table).itertuples()]
     if not names:
         return []
     with tempfile.TemporaryDirectory() as folder:
-        local = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=Artifact.TEN, dst_path=folder)
+        local = mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{Artifact.TEN}", dst_path=folder)
         return [np.asarray(Image.open(Path(local) / name)) for name in names]

@@ -1,8 +1,10 @@
-"""How sure a count of errors on one test set is. Pure functions on counts and sets."""
+"""How sure a count of errors on one test set, or a mean over seeds, is. Pure functions on counts, sets and arrays."""
 
 from collections.abc import Collection
 
-from scipy.stats import binomtest
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import binomtest, permutation_test, sem, t
 
 
 def accuracy_interval(errors: int, images: int) -> tuple[float, float]:
@@ -22,3 +24,35 @@ def paired_p_value(errors_a: Collection[int], errors_b: Collection[int]) -> floa
     """
     only_a, only_b = len(set(errors_a) - set(errors_b)), len(set(errors_b) - set(errors_a))
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """95 % interval of the mean of n values, one a seed, in their unit.
+
+    Student 1908, "The Probable Error of a Mean", by scipy. Raises `ValueError` for fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval of the mean needs two values or more, not {len(values)}")
+    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def paired_mean_p_value(
+    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], generator: np.random.Generator
+) -> float:
+    """Two-sided permutation test that two variants have the same mean; `a` and `b` hold one value a seed, paired.
+
+    Fisher 1935, "The Design of Experiments", by scipy: if the two are equal, each pair is as likely the other way
+    round. All 2^n ways are counted up to n = 13, beyond that 9,999 that `generator` draws. The smallest p-value that n
+    pairs can give is `smallest_paired_p_value`.
+    """
+    test = permutation_test(
+        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", n_resamples=9_999,
+        vectorized=True, rng=generator,
+    )  # fmt: skip
+    return float(test.pvalue)
+
+
+def smallest_paired_p_value(pairs: int) -> float:
+    """What `paired_mean_p_value` gives when every one of n pairs differs the same way: 2 / 2^n, or 2 / 10,000."""
+    return 2 / min(2**pairs, 10_000)

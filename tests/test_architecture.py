@@ -12,16 +12,20 @@ FILES = sorted((PROJECT / "normstudy").glob("*.py"))
 # a file imports only files to its left; the README's tree lists them in this order
 ORDER = [
     "errors",
+    "signals",
     "config",
     "stats",
+    "provenance",
+    "processes",
+    "tracking",
     "data",
     "model",
     "evaluate",
     "plots",
-    "provenance",
-    "tracking",
+    "trial_log",
     "train",
     "runs",
+    "summary",
     "report",
     "experiments",
     "launch",
@@ -58,6 +62,7 @@ def test_model_needs_no_other_file() -> None:
 def test_only_writer_and_reader_know_mlflow() -> None:
     assert {name for name in ORDER if any(m.split(".")[0] == "mlflow" for m in imported_by(name))} == {
         "tracking",
+        "trial_log",
         "runs",
     }
 

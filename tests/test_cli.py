@@ -51,7 +51,7 @@ def test_train_options_are_the_fields_of_the_config_with_their_defaults() -> Non
 
 def test_study_options_can_override_every_field() -> None:
     options = options_of("study")
-    assert set(options) - {"experiment", "workers"} == set(TrainConfig.model_fields)
+    assert set(options) - {"experiment", "workers", "stack"} == set(TrainConfig.model_fields)
     assert all(options[name].default is None for name in TrainConfig.model_fields)
 
 

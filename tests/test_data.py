@@ -6,9 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from normstudy.config import TrainConfig
-from normstudy.data import ARCHIVES, MEAN, STANDARD_DEVIATION, augment, batches, load_data, load_mnist, normalise
+from normstudy.data import (
+    ARCHIVES,
+    MEAN,
+    STANDARD_DEVIATION,
+    TrainingStream,
+    affine_maps,
+    load_data,
+    load_mnist,
+    normalise,
+    pixel_places,
+    resample,
+)
 from normstudy.errors import DataError
 
 CPU = torch.device("cpu")
@@ -69,17 +81,38 @@ def test_without_held_out_images_the_whole_training_set_is_used_in_file_order() 
     assert torch.equal(data.test.indices, torch.arange(10_000))
 
 
-def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_generator_decides() -> None:
+STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
+
+
+def epoch(*seeds: int, **sizes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     split = load_mnist()[1].take(torch.arange(1_000))
+    return list(TrainingStream(split, TrainConfig.of(**sizes), seeds, torch.contiguous_format).epoch())
 
-    def epoch(seed: int) -> list[torch.Tensor]:
-        return [images for images, _ in batches(split, 64, torch.Generator().manual_seed(seed))]
 
-    first, again, other = torch.cat(epoch(1)), torch.cat(epoch(1)), torch.cat(epoch(2))
-    assert [len(images) for images in epoch(1)] == [64] * 15  # 40 of the 1,000 sit out
+def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() -> None:
+    first, again, other = (torch.cat([images for images, _ in epoch(seed, **STILL)]) for seed in (1, 1, 2))
+    assert [images.shape for images, _ in epoch(1)] == [(64, 1, 28, 28)] * 15  # 40 of the 1,000 sit out
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(torch.unique(first.flatten(1), dim=0)) == len(first)
+
+
+def test_another_epoch_has_another_order_and_other_moves() -> None:
+    split = load_mnist()[1].take(torch.arange(64))
+    stream = TrainingStream(split, TrainConfig(), [0], torch.contiguous_format)
+    (first, labels), (second, other_labels) = next(stream.epoch()), next(stream.epoch())
+    assert labels.sort(dim=0).values.equal(other_labels.sort(dim=0).values)
+    assert not torch.equal(labels, other_labels)
+    assert first.sum() != second.sum()
+
+
+@pytest.mark.parametrize("sizes", [STILL, {}], ids=["still", "moved"])
+def test_each_seed_of_a_stack_sees_the_batches_it_sees_alone(sizes: dict[str, float]) -> None:
+    together = epoch(3, 1, 4, **sizes)
+    for place, seed in enumerate((3, 1, 4)):
+        for (images, labels), (alone, labels_alone) in zip(together, epoch(seed, **sizes), strict=True):
+            torch.testing.assert_close(images[:, place : place + 1], alone)
+            assert torch.equal(labels[:, place : place + 1], labels_alone)
 
 
 def test_normalised_training_images_have_mean_0_and_standard_deviation_1() -> None:
@@ -88,22 +121,28 @@ def test_normalised_training_images_have_mean_0_and_standard_deviation_1() -> No
     assert abs(pixels.std().item() - 1) < 1e-3
 
 
-def test_augmentation_is_decided_by_its_generator_and_off_at_zero() -> None:
-    images = normalise(load_mnist()[1].images[:32])
+def test_sampling_grid_is_the_one_torch_makes() -> None:
+    maps = affine_maps(torch.rand(50, 4), rotation=30.0, translation=4.0, scale=0.3)
+    expected = functional.affine_grid(maps.view(50, 2, 3), [50, 1, 28, 28], align_corners=False)
+    torch.testing.assert_close((maps @ pixel_places(CPU)).view(50, 28, 28, 2), expected, rtol=0, atol=1e-6)
 
-    def augmented(seed: int, **sizes: float) -> torch.Tensor:
-        sizes = {"rotation": 10.0, "translation": 2.0, "scale": 0.1, **sizes}
-        return augment(images, torch.Generator().manual_seed(seed), **sizes)
 
-    assert torch.equal(augmented(1), augmented(1))
-    assert not torch.equal(augmented(1), augmented(2))
-    assert torch.equal(augmented(1, rotation=0.0, translation=0.0, scale=0.0), images)
+def test_augmentation_turns_moves_and_resizes_within_its_bounds() -> None:
+    sizes = {"rotation": 20.0, "translation": 3.0, "scale": 0.2}
+    corners = torch.tensor([[0.0] * 4, [1.0] * 4])
+    for (a, b, right, c, d, down), sign in zip(affine_maps(corners, **sizes).tolist(), (-1, 1), strict=True):
+        zoom = (a**2 + c**2) ** 0.5
+        assert zoom == pytest.approx(1 + sign * 0.2)
+        assert (a, c) == pytest.approx((d, -b))
+        assert c / a == pytest.approx(sign * 0.36397, rel=1e-4)  # the tangent of 20 degrees
+        assert (right * 14, down * 14) == pytest.approx((sign * 3, sign * 3))  # an image is 2 wide: 14 pixels a unit
 
 
 def test_translation_moves_the_digit_by_at_most_its_pixels_over_background() -> None:
-    images = torch.full((64, 1, 28, 28), -MEAN / STANDARD_DEVIATION)
-    images[:, :, 14, 14] = 2.0
-    moved = augment(images, torch.Generator().manual_seed(0), rotation=0.0, translation=3.0, scale=0.0)
+    images = torch.zeros(64, 1, 28, 28)
+    images[:, :, 14, 14] = 255.0
+    draws = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+    moved = normalise(resample(images, affine_maps(draws, rotation=0.0, translation=3.0, scale=0.0)))
     bright = (moved > 0).nonzero()[:, 2:].float()
     assert (bright - 14).abs().max() <= 3
     assert (bright - 14).abs().max() >= 2

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from normstudy.data import Split
-from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, misclassified, ten_worst
+from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, misclassified
+from normstudy.plots import ten_worst
 
 
 def split_of(labels: list[int]) -> Split:

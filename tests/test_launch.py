@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import mlflow
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, SMALL
 
 from normstudy import launch
 from normstudy.config import TrainConfig
-from normstudy.errors import ConfigError
-from normstudy.experiments import load_experiment
+from normstudy.data import load_mnist, normalise
+from normstudy.errors import ConfigError, StudyError
+from normstudy.experiments import Experiment, load_experiment
+from normstudy.runs import finished_trials
+from normstudy.tracking import Tag
 
 
 @pytest.mark.parametrize(
@@ -49,3 +53,35 @@ def test_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: has no function trials\(\)"):
         load_experiment(tmp_path / "empty.py", {})
+
+
+def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
+    configs = [TrainConfig(norm=norm, seed=seed, device="cpu") for seed in range(5) for norm in ("gn", "ln")]
+    jobs = launch.lock_steps(configs, 2)
+    assert [[(config.norm, config.seed) for config in job] for job in jobs] == [
+        [("gn", 0), ("gn", 1)], [("gn", 2), ("gn", 3)], [("gn", 4)],
+        [("ln", 0), ("ln", 1)], [("ln", 2), ("ln", 3)], [("ln", 4)],
+    ]  # fmt: skip
+    assert [len(job) for job in launch.lock_steps(configs, 0)] == [1] * 10  # on a CPU
+
+
+def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -> None:
+    configs = tuple(TrainConfig(norm="bn", seed=seed, device="cpu", **SMALL) for seed in (0, 1))
+    parent_id = launch.study(Experiment(name="pair", question="?", configs=configs), stack=2)
+    records = finished_trials(list(configs), parent_id)
+    assert [record.config.seed for record in records] == [0, 1]
+    assert len({record.run_id for record in records}) == 2
+    for record in records:
+        run = mlflow.get_run(record.run_id)
+        assert run.data.tags[Tag.STACK] == "2"
+        model = mlflow.pyfunc.load_model(f"runs:/{record.run_id}/model")
+        logits = model.predict(normalise(load_mnist()[1].images[:500]).numpy())
+        wrong = set((logits.argmax(1) != load_mnist()[1].labels[:500].numpy()).nonzero()[0])
+        assert len(wrong ^ {index for index in record.misclassified["index"] if index < 500}) <= 1
+
+
+def test_process_that_dies_is_named_and_its_run_ends_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.Processes, "run", lambda *_: None)
+    configs = (TrainConfig(device="cpu", **SMALL),)
+    with pytest.raises(StudyError, match=r"study lost: GN is KILLED \(run [0-9a-f]{32}\)"):
+        launch.study(Experiment(name="lost", question="?", configs=configs))

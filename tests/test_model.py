@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from normstudy.model import CLASSES, NORMS, DigitNet, count_parameters, l1_norm, penalised_weights
+from normstudy.model import CLASSES, NORMS, DigitNet, count_parameters, l1_norms, penalised_weights, stacked, unstacked
 
 CHANNELS, GROUPS = 8, 4
 # for each norm, the axes of the (N, groups, channels a group, H, W) view that share a mean and a variance
@@ -117,4 +117,43 @@ def test_l1_norm_sums_convolution_and_linear_weights_only() -> None:
         parameter.data.fill_(-2.0 if parameter.ndim > 1 else 1e6)
         assert (parameter.ndim > 1) == any(parameter is weight for weight in penalised_weights(model)), name
     weights = 8 * 25 + 8 * 16 * 9 + 16 * 16 * 9 * 2 + 16 * 9 * 10
-    assert l1_norm(model).item() == 2.0 * weights
+    assert l1_norms(model).tolist() == [2.0 * weights]
+
+
+def stack_of_three(norm: str) -> tuple[DigitNet, list[DigitNet]]:
+    """A stack and the networks in it, all in float64."""
+    torch.manual_seed(0)
+    networks = [DigitNet(norm) for _ in range(3)]
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return stacked(networks).double(), [network.double() for network in networks]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_network_of_a_stack_computes_what_it_computes_alone(norm: str) -> None:
+    together, alone = stack_of_three(norm)
+    images = torch.randn(4, 3, 28, 28, dtype=torch.float64)
+    logits = together(images)
+    assert logits.shape == (4, 3, CLASSES)
+    for place, network in enumerate(alone):
+        torch.testing.assert_close(logits[:, place], network(images[:, place : place + 1]))
+    expected = torch.stack([l1_norms(network)[0] for network in alone])
+    torch.testing.assert_close(l1_norms(together, stack=3), expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_unstacking_gives_the_networks_back_with_their_statistics(norm: str) -> None:
+    together, alone = stack_of_three(norm)
+    images = torch.randn(4, 3, 28, 28, dtype=torch.float64)
+    together(images)
+    for place, (network, found) in enumerate(zip(alone, unstacked(together), strict=True)):
+        network(images[:, place : place + 1])
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], value.float() if value.ndim else value)
+
+
+def test_one_network_is_its_own_stack() -> None:
+    network = DigitNet("gn")
+    assert stacked([network]) is network
+    assert unstacked(network) == [network]

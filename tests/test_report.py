@@ -22,9 +22,10 @@ from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.experiments import load_experiment
 from normstudy.report import END, START, Tables, render, report, tables_of
-from normstudy.runs import finished_trials, planned_in
-from normstudy.tracking import Artifact, Metric, MlflowTracker, Tag
+from normstudy.runs import _bulk, finished_trials, planned_in
+from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.train import train
+from normstudy.trial_log import MlflowTracker
 
 CONFIGS = list(load_experiment(PROJECT / "experiments" / "assignment.py", SMALL).configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
@@ -109,11 +110,11 @@ def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) 
     """A finished run with only what the reader asks for first, at these steps."""
     client = mlflow.MlflowClient()
     run_id = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.CORES: "2"}).info.run_id
-    client.log_param(run_id, "parameters", 7522)
+    for name, value in {**config.model_dump(), "parameters": 7522}.items():
+        client.log_param(run_id, name, value)
     for metric in Metric:
         for step in steps:
             client.log_metric(run_id, metric, accuracy + 0.001 * step, step=step, timestamp=step)
-    client.log_dict(run_id, config.model_dump(), Artifact.CONFIG)
     client.log_dict(run_id, {"columns": ["index", "true", "predicted", "loss"], "data": []}, Artifact.MISCLASSIFIED)
     client.set_terminated(run_id, "FINISHED")
     return run_id
@@ -225,6 +226,12 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
         assert f"{100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in readme
         model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
         assert model.predict(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
+        epochs, client = pd.read_csv(folder / "epochs.csv"), mlflow.MlflowClient()
+        for run_id, rows in epochs.groupby("run_id"):
+            history = client.get_metric_history(run_id, Metric.TEST_LOSS)
+            assert rows[Metric.TEST_LOSS].tolist() == [point.value for point in history]
+        # all runs in one request: the server still answers it, and nothing fell back to one request a run
+        assert len(_bulk(list(epochs["run_id"].unique()), Metric.TEST_LOSS)) == len(epochs)
     assert Image.open(folder / "test_accuracy.png").size[0] > 300
     assert len(pd.read_csv(folder / "epochs.csv")) == 2 * len(configs)
     assert (tmp_path / "served").is_dir()

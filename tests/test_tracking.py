@@ -19,8 +19,9 @@ from normstudy.data import load_mnist, normalise
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.model import DigitNet
-from normstudy.tracking import Artifact, Metric, MlflowTracker, Tag
+from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.train import train
+from normstudy.trial_log import MlflowTracker
 
 
 def run_of(variant: str) -> Run:
@@ -72,7 +73,7 @@ def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
     inputs = {tag.value: entry.dataset for entry in run.inputs.dataset_inputs for tag in entry.tags}
     assert set(inputs) == {"train", "test"}
     assert inputs["train"].digest == run.data.tags["normstudy.data_digest"]
-    assert inputs["test"].digest == load_mnist()[1].digest()
+    assert inputs["test"].digest == load_mnist()[1].digest
 
 
 def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> None:

@@ -1,0 +1,101 @@
+"""Synthetic finished runs, for measuring the report and for its tests only: nothing in them was trained.
+
+They hold all that `normstudy.runs` reads, drawn by a generator seeded with the trial; no number of theirs is a result.
+"""
+
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Metric as MlflowMetric
+from mlflow.entities import Param
+from PIL import Image
+
+from normstudy.config import TrainConfig
+from normstudy.plots import ten_worst
+from normstudy.runs import CURVES, TEST_IMAGES
+from normstudy.tracking import Artifact, Metric, Tag, connect, identity, ten_name
+
+WRITERS = 8  # threads
+
+
+def log_fake_runs(variants: list[TrainConfig], seeds: int) -> None:
+    """Log a finished run of each variant with each of the seeds 0 to `seeds` - 1, where `MLFLOW_TRACKING_URI` points.
+
+    Losses, accuracies and errors look like those of 20 epochs on MNIST; they are synthetic.
+    """
+    connect()
+    client, experiment = mlflow.MlflowClient(), mlflow.set_experiment("normstudy")
+    configs = [config.model_copy(update={"seed": seed}) for seed in range(seeds) for config in variants]
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(lambda config: log_fake_run(client, experiment.experiment_id, config), configs):
+            pass
+
+
+def log_fake_run(client: mlflow.MlflowClient, experiment_id: str, config: TrainConfig) -> str:
+    """Log one finished run with made-up numbers; return its id."""
+    generator = np.random.default_rng(int(config.trial_key, 16))
+    table = fake_errors(generator)
+    tags = {**identity(config), Tag.SIDE_BY_SIDE: "3", Tag.CORES: "2"}
+    run_id: str = client.create_run(experiment_id, tags=tags).info.run_id
+    params = {**config.model_dump(), "parameters": 7522}
+    now = int(1000 * time.time())
+    client.log_batch(
+        run_id,
+        metrics=[
+            MlflowMetric(str(name), float(value), now + epoch, epoch)
+            for name, values in fake_curves(generator, config.epochs, len(table)).items()
+            for epoch, value in enumerate(values, start=1)
+        ],
+        params=[Param(name, str(value)) for name, value in params.items()],
+    )
+    client.log_dict(run_id, config.model_dump(), Artifact.CONFIG)
+    client.log_dict(run_id, table.to_dict(orient="split", index=False), Artifact.MISCLASSIFIED)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in ten_worst(table).itertuples():
+            image = generator.integers(256, size=(28, 28), dtype=np.uint8)
+            Image.fromarray(image).save(Path(folder) / ten_name(row))
+        client.log_artifacts(run_id, folder, Artifact.TEN)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def fake_errors(generator: np.random.Generator) -> pd.DataFrame:
+    """30 to 60 made-up misclassified images, columns as in `evaluate.misclassified`."""
+    count = int(generator.integers(30, 61))
+    hard = np.arange(0, TEST_IMAGES, 100)  # as in real runs, most errors are on the same few images
+    true = generator.integers(10, size=count)
+    confidence = generator.uniform(0.5, 1, count)
+    confidence_true = (1 - confidence) * generator.uniform(0.1, 1, count)
+    return pd.DataFrame(
+        {
+            "index": np.sort(generator.choice(hard, count, replace=False)),
+            "true": true,
+            "predicted": (true + generator.integers(1, 10, size=count)) % 10,
+            "confidence": confidence,
+            "confidence_true": confidence_true,
+            "loss": -np.log(confidence_true),
+        }
+    )
+
+
+def fake_curves(generator: np.random.Generator, epochs: int, errors: int) -> dict[Metric, np.ndarray]:
+    """Made-up values by epoch for each metric that the report reads; the last test accuracy agrees with `errors`."""
+    left = np.linspace(1, 0, epochs) ** 2  # of the way from the first epoch to the last
+    noise = generator.uniform(0.97, 1.03, (len(CURVES), epochs))
+    accuracy = 1 - errors / TEST_IMAGES - 0.012 * left * noise[0]
+    curves = {
+        Metric.TRAIN_LOSS: (0.02 + 0.25 * left) * noise[1],
+        Metric.TRAIN_ACCURACY: 0.995 - 0.07 * left * noise[2],
+        Metric.TRAIN_PENALTY: np.zeros(epochs),
+        Metric.TEST_LOSS: (errors / 3500 + 0.04 * left) * noise[3],
+        Metric.TEST_ACCURACY: accuracy,
+        Metric.LEARNING_RATE: 0.06 * left,
+        Metric.EPOCH_SECONDS: 20 * noise[4],
+    }
+    assert set(curves) == set(CURVES)
+    return curves

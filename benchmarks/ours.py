@@ -1,0 +1,83 @@
+"""Every name of `normstudy` that the benchmarks measure or time; one that is gone stops the benchmark.
+
+The package changes; a benchmark that measures nothing must not pass for one that did.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim import SGD
+
+from normstudy import data, evaluate, trial_log
+from normstudy import train as training
+from normstudy.config import TrainConfig
+from normstudy.data import Split
+from normstudy.errors import Interrupted
+from normstudy.model import DigitNet
+
+SHARES = (  # name of the share, and the function whose time it is, less that of those below it that it calls
+    ("data loading", training, "load_data"),
+    ("opening the run", trial_log.MlflowTracker, "start"),
+    ("training steps", training, "train_epoch"),
+    ("augmentation", data, "affine_maps"),
+    ("augmentation", data, "resample"),
+    ("evaluation", training, "evaluate_stack"),
+    ("tracking of epochs", trial_log.MlflowRun, "epoch"),
+    ("model logging", trial_log.MlflowRun, "model"),
+    ("result artifacts", trial_log.MlflowRun, "result"),
+)
+
+
+def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Put `around(function, *arguments, **keywords)` in the place of the function `owner.name`.
+
+    Raises `AttributeError` when there is no such function.
+    """
+    function = getattr(owner, name, None)
+    if not callable(function):
+        raise AttributeError(f"{getattr(owner, '__name__', owner)} has no function {name!r} to measure")
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        return around(function, *arguments, **keywords)
+
+    setattr(owner, name, wrapped)
+
+
+def model_and_optimizer(config: TrainConfig, steps: int) -> tuple[DigitNet, SGD]:
+    """As `normstudy.train` makes them, in a process with the same settings."""
+    training.make_reproducible(config)
+    training.keep_freed_memory()
+    model = training.build_model(config).to(memory_format=training.MEMORY_FORMAT)
+    return model, training.build_optimizer(model, config, steps)[0]
+
+
+def in_our_format(images: torch.Tensor) -> torch.Tensor:
+    """The images in the memory format that `normstudy.train` uses."""
+    return images.contiguous(memory_format=training.MEMORY_FORMAT)
+
+
+def run_until_stopped(config: TrainConfig, stop_signal: Callable[[], int | None]) -> None:
+    """Train into the MLflow store of the environment until the signal comes."""
+    try:
+        training.train(config, trial_log.MlflowTracker(), stop_signal=stop_signal)
+    except Interrupted:
+        return
+    raise AssertionError("the run ended before it was stopped")
+
+
+def training_batches(split: Split, config: TrainConfig) -> Iterator[Any]:
+    """The shuffled, augmented, normalised batches of one epoch."""
+    return data.TrainingStream(split, config, [config.seed], training.MEMORY_FORMAT).epoch()
+
+
+def evaluate_once(config: TrainConfig, split: Split) -> Callable[[], object]:
+    """A function that evaluates a fresh model on the split."""
+    model = training.build_model(config).to(memory_format=training.MEMORY_FORMAT)
+    return lambda: evaluate.evaluate(model, split, training.MEMORY_FORMAT)
+
+
+def time_epochs(around_training: Callable[..., Any], around_logging: Callable[..., Any]) -> None:
+    """From now on, the first stands around each epoch's steps, the second around each epoch's logging: see `wrap`."""
+    wrap(training, "train_epoch", around_training)
+    wrap(trial_log.MlflowRun, "epoch", around_logging)

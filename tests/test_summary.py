@@ -1,0 +1,183 @@
+"""Several seeds and several recipes: what is grouped, averaged, compared, named. From synthetic runs on sqlite."""
+
+import itertools
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_rel
+from test_report import write_report
+
+from benchmarks.fake_runs import log_fake_runs
+from normstudy import runs
+from normstudy.config import TrainConfig
+from normstudy.errors import ReportError
+from normstudy.report import curves, figures_of, grid_of, subtitle, tables_of
+from normstudy.runs import finished_trials, group_labels
+from normstudy.summary import Tables, findings, paired_tests, spans, summary
+from normstudy.tracking import Metric, Tag
+
+VARIANTS = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
+
+
+def with_seeds(configs: list[TrainConfig], seeds: int) -> list[TrainConfig]:
+    return [config.model_copy(update={"seed": seed}) for seed in reversed(range(seeds)) for config in configs]
+
+
+def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> Tables:
+    """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
+    trials = [
+        {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
+        for group, counts in errors.items()
+        for seed, count in zip(seeds or itertools.count(), counts, strict=False)
+    ]
+    results = pd.DataFrame(trials).assign(
+        variant="GN", epochs=1, parameters=7522, test_loss=0.01, train_accuracy=0.99, seconds_per_epoch=1.0,
+        side_by_side=3, cores=2, test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
+    )  # fmt: skip
+    epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
+    wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
+    return Tables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong))
+
+
+def test_every_seed_of_a_variant_is_used(store: str, tmp_path: Path) -> None:
+    log_fake_runs(VARIANTS, seeds=3)
+    folder, readme = write_report(tmp_path, with_seeds(VARIANTS, 3), None)
+    results = pd.read_csv(folder / "results.csv")
+    logged = {run.info.run_id: run for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
+    assert set(results["run_id"]) == set(logged)
+    for group, rows in results.groupby("group"):
+        accuracies = [logged[run_id].data.metrics[Metric.TEST_ACCURACY] for run_id in rows["run_id"]]
+        mean, half = np.mean(accuracies), 4.302652729911275 * np.std(accuracies, ddof=1) / 3**0.5
+        interval = f"{100 * mean:.2f} % ({100 * (mean - half):.2f} to {100 * (mean + half):.2f})"
+        assert f"| {group} | 3 | 7,522 | {interval} |" in readme
+    assert "n = 3 runs each, seeds 0 to 2" in readme
+    for name in ("epochs", "misclassified"):
+        assert set(pd.read_csv(folder / f"{name}.csv")["seed"]) == {0, 1, 2}
+    assert {path.stem for path in folder.glob("misclassified_*.png")} == {"misclassified_gn", "misclassified_bn_l1"}
+
+
+def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str) -> None:
+    log_fake_runs(VARIANTS, seeds=3)
+    records = finished_trials(with_seeds(VARIANTS, 3), None)
+    for group, table in curves(records, Metric.TEST_LOSS).items():
+        assert set(table.columns) == {0, 1, 2}
+        for record in (record for record in records if record.group == group):
+            assert table[record.config.seed].tolist() == record.epochs[Metric.TEST_LOSS].tolist()
+    assert subtitle(records).endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest")
+    assert figures_of(records)["misclassified_gn"].get_suptitle().startswith("GN, seed 0: ")
+    assert {record.config.seed for record in records if record.ten is not None} == {0}
+    with pytest.raises(ReportError, match="the images of GN were read for its lowest seed alone"):
+        grid_of(next(record for record in records if record.group == "GN" and record.config.seed == 1))
+
+
+def test_one_missing_seed_of_many_is_refused_and_named(store: str) -> None:
+    log_fake_runs(VARIANTS, seeds=2)
+    with pytest.raises(ReportError) as caught:
+        finished_trials(with_seeds(VARIANTS, 3), None)
+    assert re.findall(r"(?:: |; )([^:;]*?) is missing", str(caught.value)) == ["GN, seed 2", "BN + L1, seed 2"]
+
+
+def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_fake_runs(VARIANTS, seeds=3)
+    configs = with_seeds(VARIANTS, 3)
+    whole = tables_of("study", finished_trials(configs, None))
+    monkeypatch.setattr(runs, "BULK_RUNS", 2)
+    monkeypatch.setattr(runs, "RUNS_A_PAGE", 4)
+    in_parts = tables_of("study", finished_trials(configs, None))
+    monkeypatch.setattr(runs, "BULK_POINTS", 5)  # fewer than the points of two runs: the answer is cut short
+    assert runs._bulk(list(whole.results["run_id"][:2]), Metric.TEST_LOSS) == []
+    monkeypatch.setattr(runs, "_bulk", lambda run_ids, metric: [])
+    one_by_one = tables_of("study", finished_trials(configs, None))
+    for name, table in vars(whole).items():
+        pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)
+        pd.testing.assert_frame_equal(table, getattr(one_by_one, name), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("logged", "complaint"),
+    [({"lr": "0.5"}, "its parameters have the trial key"), ({"lr": "fast"}, "its parameters are no configuration: lr")],
+)
+def test_parameters_that_are_not_the_tagged_trial_are_refused(store: str, logged: dict, complaint: str) -> None:
+    config = TrainConfig(epochs=1)
+    client = mlflow.MlflowClient()
+    run_id = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key}).info.run_id
+    for name, value in {**config.model_dump(), **logged, "parameters": 7522}.items():
+        client.log_param(run_id, name, value)
+    client.set_terminated(run_id, "FINISHED")
+    with pytest.raises(ReportError, match=f"run {run_id}: {complaint}"):
+        finished_trials([config], None)
+
+
+def test_recipes_of_one_variant_are_groups_named_by_what_differs() -> None:
+    recipes = [{"lr": 0.06, "weight_decay": 1e-4}, {"lr": 0.1, "weight_decay": 5e-4}]
+    configs = [TrainConfig(norm=norm, **recipe) for recipe in recipes for norm in ("gn", "ln")]
+    configs += [TrainConfig(norm="bn", l1=l1, **recipes[0]) for l1 in (1e-5, 1e-4)]
+    assert group_labels([*configs, *(c.model_copy(update={"seed": 1, "device": "cpu"}) for c in configs)]) == 2 * [
+        "GN, lr 0.06, weight_decay 0.0001",
+        "LN, lr 0.06, weight_decay 0.0001",
+        "GN, lr 0.1, weight_decay 0.0005",
+        "LN, lr 0.1, weight_decay 0.0005",
+        "BN + L1, l1 1e-05, lr 0.06, weight_decay 0.0001",
+        "BN + L1, l1 0.0001, lr 0.06, weight_decay 0.0001",
+    ]
+
+
+def test_settings_that_differ_between_variants_alone_are_not_named() -> None:
+    configs = [TrainConfig(norm="gn", lr=0.06), TrainConfig(norm="ln", lr=0.1), TrainConfig(norm="ln", lr=0.1, seed=1)]
+    assert group_labels(configs) == ["GN", "LN", "LN"]
+
+
+def test_labels_of_nearly_equal_settings_differ() -> None:
+    assert len(set(group_labels([TrainConfig(lr=0.06), TrainConfig(lr=0.0600000001)]))) == 2
+
+
+def test_seeds_are_compared_in_pairs() -> None:
+    # the seeds differ far more than the groups do: only the pairs show that A errs 2 times less, each time
+    b = [40, 60, 45, 80, 52, 71, 58, 66]
+    tables = tables_from({"A": [count - 2 for count in b[:-1]] + [63], "B": b})
+    assert paired_tests(tables) == {("A", "B"): pytest.approx(2 / 2**8)}
+    [line] = [line for line in findings(tables) if "minus" in line]
+    interval = ttest_rel(b, [*(count - 2 for count in b[:-1]), 63]).confidence_interval()
+    low, high = interval.low / 100, interval.high / 100
+    assert line.startswith(
+        f"- A minus B: +0.02 points of test accuracy, mean of 8 pairs of the same seed (95 % interval {low:+.2f} to "
+        f"{high:+.2f}, Student's t, not corrected; permutation test of the pairs, corrected for 1 comparisons: "
+        "p = 0.0078, a difference)"
+    )
+    assert "These seeds tell apart: A and B." in summary(tables)
+    assert "- 38 images defeat all 16 runs; 80 defeat at least one." in findings(tables)
+
+
+def test_too_few_seeds_are_called_so() -> None:
+    lines = findings(tables_from({"A": [10, 20, 30], "B": [90, 95, 99]}))
+    assert "p = 0.2500, undecided" in lines[0]
+    assert lines[1] == "- 3 seeds are too few for this test to show a difference: its smallest p is 0.25."
+
+
+def test_groups_with_other_seeds_are_not_tested() -> None:
+    tables = tables_from({"A": [40, 50], "B": [60]})
+    assert paired_tests(tables) == {}
+    text = summary(tables)
+    assert text.count("Not tested: the groups were not trained with the same seeds.") == 2
+    assert "| B | 1 | 7,522 | 99.40 % (99.23 to 99.53) |" in text  # Wilson's interval
+    assert "of n = 1 to 2 runs each, seeds 0, 1, on 10,000" in text
+    assert "(Student's t), that of a single run of the sampling of images (Wilson)." in text
+
+
+def test_one_run_each_is_told_as_before() -> None:
+    text = summary(tables_from({"GN": [46], "LN": [37]}))
+    assert text.startswith(
+        "**LN 99.63 %, GN 99.54 %**: 0.09 points from first to last. On these images one run each tells apart: "
+    )
+    assert "| | parameters | test accuracy, 95 % interval |" in text
+    assert "| GN | 7,522 | 99.54 % (99.39 to 99.65) | 0.0100 | 99.00 % | 46 | 1.0 |" in text
+    assert "9 images that only GN gets wrong, 0 that only LN does (exact McNemar test" in text
+    assert "- 37 images defeat all 2; 46 defeat at least one." in text
+
+
+def test_seeds_in_a_row_are_written_as_a_span() -> None:
+    assert spans([0, 1, 2, 3, 7, 9, 10]) == "0 to 3, 7, 9, 10"
