@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -33,6 +34,7 @@ def page(results: Results) -> str:
     raw = results.raw
     sections: dict[str, tuple[str, Callable[[Results], str]]] = {
         "epochs": ("An epoch", epochs_section),
+        "profile": ("What bounds a step", profile_section),
         "run": ("A whole run", run_section),
         "study": ("The study", study_section),
         "report": ("The report", report_section),
@@ -52,6 +54,7 @@ def page(results: Results) -> str:
     for stage, (title, section) in sections.items():
         if not results.table(stage).empty:
             parts.append(f"## {title}\n\n{section(results)}")
+    parts.append(f"## CUDA\n\n{cuda_section(results)}")
     return "\n".join([*parts, f"## Machine\n\n{machine_section(raw)}"])
 
 
@@ -97,12 +100,19 @@ def epochs_section(results: Results) -> str:
         parts,
     )
     settings = results.raw["settings"]
+    evaluation = [
+        ratio(results.epochs(OURS, *case, "evaluation_seconds"), results.epochs(BARE, *case)).median
+        for case in results.cases()
+    ]
     return f"""![Seconds an epoch](epoch.png)
 
 {epochs}
 Start-up: from the start of the process to the first step. What our epoch is made of:
 
 {made_of}
+The evaluation alone, a forward pass over 10,000 images, is {100 * min(evaluation):.1f} to \
+{100 * max(evaluation):.1f} % of the bare limit, which has none.
+
 {how_epochs_were_measured(settings["images"])}"""
 
 
@@ -127,6 +137,22 @@ so many worker processes, \
 
 Every store had its tables already: the first use of an empty one makes them, once.
 """
+
+
+def profile_section(results: Results) -> str:
+    """Shares of a training step by kind of operator."""
+    table = results.table("profile")
+    table["share"] = 100 * table.milliseconds / table.groupby("norm").milliseconds.transform("sum")
+    shares = table.pivot(index="kind", columns="norm", values="share").fillna(0)
+    shares = shares.sort_values(shares.columns[0], ascending=False)
+    rows = [(kind, *(f"{value:.0f} %" for value in row)) for kind, row in zip(shares.index, shares.values, strict=True)]
+    convolutions = shares[shares.index.str.startswith("convolutions")].sum()
+    least, most = convolutions.min(), convolutions.max()
+    return f"""Time of one training step on one thread, by kind of operator (torch's profiler; its own cost is in it). \
+oneDNN's convolutions of 1 to 16 channels are {least:.0f} to {most:.0f} % of it: no loop around this model can do \
+without them.
+
+{markdown(("kind", *(norm.upper() for norm in shares.columns)), rows)}"""
 
 
 def run_section(results: Results) -> str:
@@ -155,12 +181,25 @@ def study_section(results: Results) -> str:
         over = Spread(spread.median / seconds, spread.low / seconds, spread.high / seconds, spread.count)
         name = f"usual loop three times in a row, {threads} thread{'s' if threads > 1 else ''}, computed"
         rows.append((name, spread.text(" s", 0), over.text()))
+    bound = ""
+    if any(threads == 1 for _, threads in results.cases()):
+        bare = median(results.epochs(BARE, norm, 1).median() for norm, threads in results.cases() if threads == 1)
+        cores = max(threads for _, threads in results.cases())
+        least = 3 * study.epochs.iloc[0] * bare / cores
+        best = min(spread.median for spread in usual_three_in_a_row(results).values())
+        on = f"{cores} core{'s' if cores > 1 else ''}"
+        bound = (
+            f"What bounds it: the bare steps of three such runs, one thread each on {on}, take {least:.0f} s by "
+            f"themselves. A study that did nothing else would be {best / least:.1f} times faster than the fastest loop."
+        )
     return f"""`python -m normstudy study experiments/assignment.py`: three variants of {study.epochs.iloc[0]} epochs, \
 from the start of the process to its exit. The usual loop's time is computed from its measured epochs: three times \
 start-up and {study.epochs.iloc[0]} epochs, with the norm and number of workers that are fastest for it; \
 the range is that of its epochs.
 
-{markdown(("", "wall time", "over the study"), rows)}"""
+{markdown(("", "wall time", "over the study"), rows)}
+{bound}
+"""
 
 
 def report_section(results: Results) -> str:
@@ -232,6 +271,25 @@ def stack_section(results: Results) -> str:
 the last epoch; of the whole command: its wall time, start-up included; both divided by seeds (and epochs).
 
 {markdown(header, rows)}"""
+
+
+def cuda_section(results: Results) -> str:
+    """What a run and many seeds take on a CUDA device, or that it is still to be measured, and how."""
+    table, settings = results.table("cuda"), results.raw["settings"]
+    commands = (
+        "`python -m normstudy train --norm gn --device cuda`, and `python -m normstudy study EXPERIMENT --device cuda` "
+        f"of three variants with {settings['cuda_seeds']} seeds each, all of a variant in lock-step; "
+        f"{settings['epochs']} epochs, from the start of the process to its exit"
+    )
+    if table.empty:
+        return f"""Still to be measured: no CUDA device was at hand, so the steps as CUDA graphs have not run on one; \
+the same stacks of seeds are tested on the CPU. Where there is one, `python -m benchmarks --only cuda --out FOLDER` \
+measures {commands}.
+"""
+    rows = [(row.runs, f"{row.wall_seconds:.1f} s") for row in table.itertuples()]
+    return f"""Measured: {commands}.
+
+{markdown(("runs", "wall time"), rows)}"""
 
 
 def machine_section(raw: dict[str, Any]) -> str:

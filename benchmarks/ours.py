@@ -52,6 +52,15 @@ def model_and_optimizer(config: TrainConfig, steps: int) -> tuple[DigitNet, SGD]
     return model, training.build_optimizer(model, config, steps)[0]
 
 
+def step_on_one_batch(config: TrainConfig) -> Callable[[], object]:
+    """A function that takes one training step, as `normstudy.train` does, always on the same batch."""
+    model, optimizer = model_and_optimizer(config, steps=1)
+    step = training.training_step(model.train(), optimizer, config)
+    images = in_our_format(torch.randn(config.batch_size, 1, 28, 28))
+    labels = torch.randint(10, (config.batch_size, 1))
+    return lambda: step(images, labels)
+
+
 def in_our_format(images: torch.Tensor) -> torch.Tensor:
     """The images in the memory format that `normstudy.train` uses."""
     return images.contiguous(memory_format=training.MEMORY_FORMAT)

@@ -89,6 +89,7 @@ class Suite:
         rounds = range(1, self.settings.rounds + 1)
         return {
             **{f"epochs {number}": partial(self.epochs, number) for number in rounds},
+            "profile": self.profile,
             "run": self.run,
             "study": self.study,
             "report": self.report,
@@ -125,6 +126,15 @@ class Suite:
             options += ["--workers", str(workers)]
         with self.place() as place:
             return place.module(f"benchmarks.{module}", *options, threads=threads).result()
+
+    def profile(self) -> list[Record]:
+        """Where a training step's time goes, on one thread."""
+        records = []
+        for norm in self.settings.norms:
+            with self.place() as place:
+                found = place.module("benchmarks.step_profile", "--norm", norm).result()["milliseconds"]
+            records += [{"norm": norm, "kind": kind, "milliseconds": value} for kind, value in found.items()]
+        return records
 
     def run(self) -> list[Record]:
         """A whole run on one thread, by shares of its wall time; the process's exit is the rest's."""

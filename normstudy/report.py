@@ -63,6 +63,7 @@ def tables_of(study: str, records: list[TrialRecord]) -> Tables:
             "errors": len(record.misclassified),
             "seconds_per_epoch": record.epochs[Metric.EPOCH_SECONDS].mean(),
             "side_by_side": record.side_by_side,
+            "stack": record.stack,
             "cores": record.cores,
         }
         for record in records

@@ -45,7 +45,8 @@ class TrialRecord:
     group: str  # label shared by the reported trials that are the same but for the seed
     config: TrainConfig
     parameters: int
-    side_by_side: int  # trials that shared the machine
+    side_by_side: int  # processes that shared the machine
+    stack: int  # seeds in lock-step in its process
     cores: int
     epochs: pd.DataFrame  # a column a metric, indexed by epoch from 1
     misclassified: pd.DataFrame  # columns as in evaluate.misclassified
@@ -235,6 +236,7 @@ def _read(planned: Planned, points: Points) -> TrialRecord:
         config=config,
         parameters=int(run.data.params["parameters"]),
         side_by_side=int(run.data.tags.get(Tag.SIDE_BY_SIDE, 1)),
+        stack=int(run.data.tags.get(Tag.STACK, 1)),
         cores=int(run.data.tags[Tag.CORES]),
         epochs=epochs,
         misclassified=table,

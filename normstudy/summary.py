@@ -82,6 +82,8 @@ def caption(results: pd.DataFrame) -> str:
     """How the table was made."""
     epochs = ", ".join(str(count) for count in sorted(results["epochs"].unique()))
     shared = f"{results['side_by_side'].max()} trials side by side on {results['cores'].max()} CPU cores"
+    if (stack := results["stack"].max()) > 1:
+        shared += f", an epoch of {stack} seeds in lock-step"
     if has_several_seeds(results):
         means, runs = "; means over seeds", "each is a row of `results.csv`"
         interval = "is of the mean over seeds (Student's t)"

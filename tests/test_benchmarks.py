@@ -19,6 +19,7 @@ from benchmarks import measurement
 from benchmarks.document import write_documents
 from benchmarks.processes import BenchmarkError, Finished, clean_environment
 from benchmarks.single_run import Ledger
+from benchmarks.step_profile import KINDS, REST
 from benchmarks.suite import BARE, LIGHTNING, OURS, USUAL, faster_workers
 from benchmarks.summary import Limit, Results, Spread, exponents, growth_exponent, ratio
 from benchmarks.targets import judge
@@ -123,7 +124,8 @@ def raw_results(**seconds: float) -> dict[str, Any]:
     ]
     return {
         "date": "a day", "command": "python -m benchmarks", "quick": False, "create_tables_seconds": 5.0,
-        "settings": {"rounds": 2, "report_rounds": 1, "images": 60_000, "epochs": 20}, "machine": {}, "versions": {},
+        "settings": {"rounds": 2, "report_rounds": 1, "images": 60_000, "epochs": 20, "cuda_seeds": 10},
+        "machine": {}, "versions": {},
         "code": {"git_commit": "0" * 40, "git_dirty": "false"}, "stage_seconds": {},
         "stages": {"epochs 1": records[0], "epochs 2": records[1]},
     }  # fmt: skip
@@ -160,6 +162,10 @@ def test_study_run_and_report_are_judged_and_written(tmp_path: Path) -> None:
             for access in ("sqlite", "HTTP")
             for runs, value in report.items()
         ],
+        "profile": [
+            {"norm": "gn", "kind": kind, "milliseconds": value}
+            for kind, value in {"convolutions, forward": 2.0, "convolutions, backward": 1.0, "optimiser": 1.0}.items()
+        ],
         "memory": [{"images": 5_000, "peak_bytes": 2**30}],
         "growth": [{"images": n, "epoch_seconds": n / 1e4} for n in (15_000, 30_000)],
         "cuda": [],
@@ -176,6 +182,10 @@ def test_study_run_and_report_are_judged_and_written(tmp_path: Path) -> None:
     assert rows["6. 30 runs", "CUDA"].verdict == "not measured: no CUDA device was at hand"
     write_documents(raw, tmp_path)
     page = (tmp_path / "README.md").read_text()
+    assert "are 75 to 75 % of it" in page
+    assert "the bare steps of three such runs, one thread each on 1 core, take 480 s" in page  # 3 * 20 * 8
+    assert "would be 2.0 times faster" in page  # 3 * (4 + 20 * 16) / 480
+    assert "Still to be measured: no CUDA device was at hand" in page
     for title in ("An epoch", "A whole run", "The study", "The report", "Memory", "More training images", "Seeds in"):
         assert f"\n## {title}" in page
     assert "15,000 to 30,000 images: 1.00" in page
@@ -189,7 +199,8 @@ def test_lightning_gets_the_workers_of_the_faster_usual_loop() -> None:
 
 
 def test_quick_run_writes_page_tables_and_pictures_that_agree_with_the_raw_results(tmp_path: Path) -> None:
-    options = ["--quick", "--norm", "gn", "--threads", "1", "--only", "epochs", "--only", "run", "--out", str(tmp_path)]
+    options = ["--quick", "--norm", "gn", "--threads", "1", "--out", str(tmp_path)]
+    options += [part for stage in ("epochs", "profile", "run") for part in ("--only", stage)]
     command = [sys.executable, "-m", "benchmarks", *options]
     environment = clean_environment("", 1) | {"PATH": os.environ["PATH"]}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=380)
@@ -206,6 +217,7 @@ def test_quick_run_writes_page_tables_and_pictures_that_agree_with_the_raw_resul
         assert f"| {seconds[LIGHTNING] / seconds[OURS]:.2f} x | at least 2.2 x |" in page
     else:
         assert "not measured: Lightning is not installed" in page
+    assert {record["kind"] for record in raw["stages"]["profile"]} == {*KINDS.values(), REST}
     shares = raw["stages"]["run"]
     assert sum(share["seconds"] for share in shares) == pytest.approx(shares[0]["wall_seconds"])
     assert all(share["seconds"] > 0 for share in shares)
