@@ -16,6 +16,8 @@ def main(
     norm: str = "gn",
     threads: int = 1,
     images: Annotated[int, typer.Option(help="images of an epoch")] = MNIST_TRAIN_IMAGES,
+    compiled: Annotated[bool, typer.Option("--compiled", help="the model under torch.compile")] = False,
+    contiguous: Annotated[bool, typer.Option("--contiguous", help="torch's default memory format")] = False,
 ) -> None:
     """Time the steps of one epoch, with the settings, model, optimiser and memory format of `normstudy.train`."""
     config = TrainConfig(norm=norm, threads=threads, batch_size=BATCH_SIZE, device="cpu")
@@ -24,20 +26,26 @@ def main(
     batch = in_our_format(torch.randn(BATCH_SIZE, 1, 28, 28))
     labels = torch.randint(10, (BATCH_SIZE,))
     model.train()
+    if contiguous:
+        model, batch = model.to(memory_format=torch.contiguous_format), batch.contiguous()
+    network = torch.compile(model) if compiled else model
     startup = startup_seconds()
 
     def step() -> None:
-        loss = functional.cross_entropy(model(batch), labels)
+        loss = functional.cross_entropy(network(batch), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
+    begin = time.perf_counter()
+    step()
+    first = time.perf_counter() - begin  # compiles, where asked to
     for _ in range(min(WARM_UP_STEPS, steps)):
         step()
     begin = time.perf_counter()
     for _ in range(steps):
         step()
-    print_result(epoch_seconds=time.perf_counter() - begin, startup_seconds=startup)
+    print_result(epoch_seconds=time.perf_counter() - begin, startup_seconds=startup, first_step_seconds=first)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def page(results: Results) -> str:
     sections: dict[str, tuple[str, Callable[[Results], str]]] = {
         "epochs": ("An epoch", epochs_section),
         "profile": ("What bounds a step", profile_section),
+        "choices": ("Memory format and compiler", choices_section),
         "run": ("A whole run", run_section),
         "study": ("The study", study_section),
         "report": ("The report", report_section),
@@ -153,6 +154,17 @@ oneDNN's convolutions of 1 to 16 channels are {least:.0f} to {most:.0f} % of it:
 without them.
 
 {markdown(("kind", *(norm.upper() for norm in shares.columns)), rows)}"""
+
+
+def choices_section(results: Results) -> str:
+    """The bare limit with the memory format and the compiler that we have, and those that we don't."""
+    rows = [
+        (row.norm.upper(), row.choice, f"{row.epoch_seconds:.2f} s", f"{row.first_step_seconds:.1f} s")
+        for row in results.table("choices").itertuples()
+    ]
+    return f"""The bare limit's epoch on one thread, each measured once.
+
+{markdown(("norm", "choice", "an epoch", "first step, before it"), rows)}"""
 
 
 def run_section(results: Results) -> str:

@@ -1,6 +1,7 @@
 """What the suite measures: each stage gives records, one dictionary a measurement."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +23,11 @@ VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})  # of th
 BARE, OURS, LIGHTNING = "bare limit", "normstudy", "Lightning"
 USUAL = {workers: f"usual loop, {workers} workers" for workers in (0, 2)}
 CONTENDERS = (BARE, OURS, *USUAL.values(), LIGHTNING)
+CHOICES: dict[str, list[str]] = {
+    "as shipped: eager, channels_last": [],
+    "contiguous": ["--contiguous"],
+    "torch.compile": ["--compiled"],
+}
 EXPERIMENT = '''"""Made for a benchmark."""
 from normstudy.config import TrainConfig
 
@@ -90,6 +96,7 @@ class Suite:
         return {
             **{f"epochs {number}": partial(self.epochs, number) for number in rounds},
             "profile": self.profile,
+            "choices": self.choices,
             "run": self.run,
             "study": self.study,
             "report": self.report,
@@ -134,6 +141,17 @@ class Suite:
             with self.place() as place:
                 found = place.module("benchmarks.step_profile", "--norm", norm).result()["milliseconds"]
             records += [{"norm": norm, "kind": kind, "milliseconds": value} for kind, value in found.items()]
+        return records
+
+    def choices(self) -> list[Record]:
+        """The bare limit as we have it and as we don't, in turn, on one thread; compiled where there is a compiler."""
+        records = []
+        for norm, (choice, options) in product(self.settings.norms, CHOICES.items()):
+            if choice != "torch.compile" or shutil.which("g++"):
+                sizes = ["--norm", norm, "--images", str(self.settings.images)]
+                with self.place() as place:
+                    found = place.module("benchmarks.bare_limit", *sizes, *options).result()
+                records.append({"norm": norm, "choice": choice, **found})
         return records
 
     def run(self) -> list[Record]:
