@@ -33,6 +33,7 @@ def main(
     chosen: dict[str, Any] = {"norms": tuple(norm or ()), "threads": tuple(threads or ())}
     chosen = {name: values for name, values in chosen.items() if values}
     settings = Settings.quick(**chosen) if quick else Settings(rounds=rounds, **chosen)
+    code = git_state()  # before the results that are written below change the tree
     raw = begin(out / "raw.json", settings, quick=quick, resume=resume)
     with TemporaryDirectory(prefix="benchmark_tables_") as folder:
         tables, raw["create_tables_seconds"] = create_tables(Path(folder))
@@ -42,7 +43,7 @@ def main(
                 continue
             begun = time.perf_counter()
             raw["stages"][name] = stage()
-            raw["stage_seconds"][name] = time.perf_counter() - begun
+            raw["stage_seconds"][name], raw["code"][name] = time.perf_counter() - begun, code
             save(raw, out / "raw.json")
             print(f"{name}: {raw['stage_seconds'][name]:.0f} s", flush=True)
     save(raw, out / "raw.json")
@@ -70,7 +71,7 @@ def begin(path: Path, settings: Settings, *, quick: bool, resume: bool) -> dict[
         "settings": plan,
         "machine": machine(),
         "versions": versions(),
-        "code": git_state(),
+        "code": {},
         "stages": {},
         "stage_seconds": {},
     }

@@ -126,7 +126,8 @@ def raw_results(**seconds: float) -> dict[str, Any]:
         "date": "a day", "command": "python -m benchmarks", "quick": False, "create_tables_seconds": 5.0,
         "settings": {"rounds": 2, "report_rounds": 1, "images": 60_000, "epochs": 20, "cuda_seeds": 10},
         "machine": {}, "versions": {},
-        "code": {"git_commit": "0" * 40, "git_dirty": "false"}, "stage_seconds": {},
+        "code": {name: {"git_commit": "0" * 40, "git_dirty": "false"} for name in ("epochs 1", "epochs 2")},
+        "stage_seconds": {},
         "stages": {"epochs 1": records[0], "epochs 2": records[1]},
     }  # fmt: skip
 
