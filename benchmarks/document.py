@@ -119,7 +119,7 @@ Start-up: from the start of the process to the first step. What our epoch is mad
 {made_of}
 The evaluation alone, a forward pass over 10,000 images, is {100 * min(evaluation):.1f} to \
 {100 * max(evaluation):.1f} % of the bare limit, which has none. The rest holds, beside the steps, the gathering and \
-normalising of real batches and the counting of right answers; not all of what it costs over the bare limit is explained.
+normalising of real batches and the counting of right answers; not all it costs over the bare limit is explained.
 
 {how_epochs_were_measured(settings["images"])}"""
 
