@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.optim import SGD
 
 from normstudy import data, evaluate, trial_log
@@ -59,6 +60,20 @@ def step_on_one_batch(config: TrainConfig) -> Callable[[], object]:
     images = in_our_format(torch.randn(config.batch_size, 1, 28, 28))
     labels = torch.randint(10, (config.batch_size, 1))
     return lambda: step(images, labels)
+
+
+def bare_and_our_step(config: TrainConfig) -> tuple[Callable[..., object], Callable[..., object]]:
+    """Two functions of a batch that step the same model: the bare one, and the one of `normstudy.train`."""
+    model, optimizer = model_and_optimizer(config, steps=1)
+    model.train()
+
+    def bare(images: torch.Tensor, labels: torch.Tensor) -> None:
+        loss = functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return bare, training.training_step(model, optimizer, config)
 
 
 def in_our_format(images: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,7 @@ class Suite:
         rounds = range(1, self.settings.rounds + 1)
         return {
             **{f"epochs {number}": partial(self.epochs, number) for number in rounds},
+            "anatomy": self.anatomy,
             "profile": self.profile,
             "choices": self.choices,
             "run": self.run,
@@ -133,6 +134,16 @@ class Suite:
             options += ["--workers", str(workers)]
         with self.place() as place:
             return place.module(f"benchmarks.{module}", *options, threads=threads).result()
+
+    def anatomy(self) -> list[Record]:
+        """From the bare limit to our epoch on one thread, one thing more at a time."""
+        records = []
+        for norm in self.settings.norms:
+            with self.place() as place:
+                options = ["--norm", norm, "--images", str(self.settings.images)]
+                found = place.module("benchmarks.anatomy", *options).result()["epoch_seconds"]
+            records += [{"norm": norm, "what": what, "epoch_seconds": value} for what, value in found.items()]
+        return records
 
     def profile(self) -> list[Record]:
         """Where a training step's time goes, on one thread."""
