@@ -49,7 +49,7 @@ bench: $(READY)
 
 # The lock names every package with its hashes, and no index.
 lock: $(READY)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra server --generate-hashes --no-annotate \
 		--no-header --no-emit-index-url --output-file requirements.txt pyproject.toml
 
 clean:

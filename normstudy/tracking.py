@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow.entities import Param, RunTag
@@ -71,6 +72,12 @@ def connect() -> str:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return os.environ["MLFLOW_TRACKING_URI"]
+
+
+def where(uri: str | None = None) -> str:
+    """This tracking URI, else the one in use, for messages: without user and password."""
+    parts = urlsplit(uri or mlflow.get_tracking_uri())
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def chosen_experiment() -> str:
