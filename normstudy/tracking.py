@@ -1,12 +1,12 @@
 """Names of what a run logs, and its life on the tracking server: created, ended in a true state."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow.entities import Param, RunTag
@@ -76,8 +76,7 @@ def connect() -> str:
 
 def where(uri: str | None = None) -> str:
     """This tracking URI, else the one in use, for messages: without user and password."""
-    parts = urlsplit(uri or mlflow.get_tracking_uri())
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"(?<=://)[^/]*@", "", uri or mlflow.get_tracking_uri())
 
 
 def chosen_experiment() -> str:
