@@ -4,14 +4,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help study report notebook ui test check bench lock clean
+.PHONY: help study report notebook ui test test-faults check bench lock clean
 help:
 	@echo "make study   train the three variants on MNIST, 20 epochs each, and write the report"
 	@echo "make report  rebuild figures, tables and the README's block from the logged runs"
 	@echo "make notebook  run the notebook: all three variants, 20 epochs"
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
-	@echo "make check   ruff and mypy"
+	@echo "make test-faults  tests that kill processes and servers, fill disks, cut networks: up to 20 minutes"
+	@echo "make check   ruff, mypy and pip-audit"
 	@echo "make bench   compare speed and memory with the usual loop and Lightning, into docs/benchmarks"
 
 $(READY): pyproject.toml requirements.txt
@@ -37,10 +38,15 @@ ui: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# one at a time: they kill, starve and restart what they test, and watch the clock
+test-faults: $(READY)
+	$(BIN)/python -m pytest -m faults -n 0 --durations=0 --durations-min=5
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 # Lightning is only compared with, so it stays out of the lock. `make bench OPTIONS=--resume` completes a broken run.
 bench: $(READY)

@@ -3,50 +3,98 @@
 import inspect
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from normstudy.errors import NormstudyError
+from normstudy.errors import ConfigError, NormstudyError
 from normstudy.signals import StopSignal
 
 ASSIGNMENT = Path("experiments/assignment.py")
 
 
-def train_command(**values: str) -> None:
-    """Train one variant, as one MLflow run."""
+class EngineName(StrEnum):
+    """Where the trials of a study run."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+LOCAL = EngineName.LOCAL
+OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
+FORCE = Annotated[bool, typer.Option("--force", help="train again what has finished, as a new run")]
+
+
+def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str) -> None:
+    """Train one variant, as one MLflow run. One that has finished is left alone, an unfinished one goes on."""
     stop_signal = StopSignal()
     from normstudy.config import TrainConfig
 
     config = TrainConfig.of(**values)
 
-    from normstudy.train import train
-    from normstudy.trial_log import MlflowTracker
+    from normstudy.launch import single
 
-    train(config, MlflowTracker(), stop_signal=stop_signal)
+    single(config, force=force, offline=offline, stop_signal=stop_signal)
 
 
 def study_command(
     experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
     workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
     stack: Annotated[int, typer.Option(min=0, help="seeds of a variant in lock-step; 0: all on a GPU, else 1")] = 0,
+    engine: Annotated[EngineName, typer.Option(help="processes of this machine, or tasks of a Ray cluster")] = LOCAL,
+    address: Annotated[str, typer.Option(help="the Ray cluster's, as ray.init takes it")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the trials and their state, train nothing")] = False,
+    force: FORCE = False,
+    offline: OFFLINE = False,
     **overrides: str,
 ) -> None:
-    """Train every variant of an experiment, side by side, under one parent run. Options override its configs."""
+    """Train every variant of an experiment that has not finished, side by side, under one parent run.
+
+    Options override its configs.
+    """
     stop_signal = StopSignal()
     from normstudy.experiments import load_experiment
 
     loaded = load_experiment(experiment, overrides)
+    if address and engine != EngineName.RAY:
+        raise ConfigError(f"address={address}: only with --engine ray")
 
-    from normstudy.processes import preload
+    from normstudy import processes
 
-    preload()  # before the imports below, which take as long
+    if dry_run:
+        from normstudy import launch
+
+        for name, state, what in launch.dry_run(loaded, offline=offline):
+            print(f"{name:24s} {state:18s} {what}".rstrip())
+        return
+    processes.preload()  # before the imports below, which take as long
 
     from normstudy.launch import study
 
-    study(loaded, workers=workers, stack=stack, stop_signal=stop_signal)
+    cluster = None
+    if engine == EngineName.RAY:
+        from normstudy.ray_engine import RayEngine
+
+        cluster = RayEngine(address)
+    study(loaded, engine=cluster, workers=workers, stack=stack, force=force, offline=offline, stop_signal=stop_signal)
+
+
+def sync_command() -> None:
+    """Send what waits on this machine to the tracking server."""
+    from normstudy.ledger import sync
+
+    print(f"{sync()} events sent")
+
+
+def reap_command() -> None:
+    """End the runs on the tracking server whose process is gone."""
+    from normstudy.ledger import reap
+
+    ended = reap()
+    print("\n".join(ended) or "no run without its process")
 
 
 def report_command(
@@ -81,6 +129,8 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
     app.command("train")(with_options(train_command, field_options(optional=False) if config_options else []))
     app.command("study")(with_options(study_command, field_options(optional=True) if config_options else []))
     app.command("report")(report_command)
+    app.command("sync")(sync_command)
+    app.command("reap")(reap_command)
     return app
 
 

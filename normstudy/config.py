@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from normstudy.errors import ConfigError
+from normstudy.provenance import data_digest
 
 MNIST_TRAIN_IMAGES = 60_000
 
@@ -90,11 +91,11 @@ class TrainConfig(BaseModel):
 
     @property
     def trial_key(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the canonical configuration.
+        """16 hexadecimal digits of the SHA-256 of the canonical configuration and the digest of the data.
 
         `device` is left out: it says where a trial runs, not which trial it is.
         """
-        canonical = self.model_dump_json(exclude={"device"})
+        canonical = self.model_dump_json(exclude={"device"}) + data_digest()
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def command(self) -> str:

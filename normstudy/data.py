@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from normstudy.config import TrainConfig
 from normstudy.errors import DataError
+from normstudy.provenance import ARCHIVES
 
-ARCHIVES = Path(__file__).parent / "mnist"
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of the 60,000 training images, pixels as fractions of 255
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
 Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]
@@ -120,6 +120,10 @@ class TrainingStream:
         self.split, self.config, self.memory_format = split, config, memory_format
         self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
         self.draws = [torch.Generator(split.labels.device).manual_seed(seed) for seed in seeds]
+
+    def generators(self) -> list[torch.Generator]:
+        """All that is drawn from; their states, at an epoch's end, decide the epochs to come."""
+        return [*self.orders, *self.draws]
 
     def epoch(self) -> Batches:
         """The batches of one epoch: images (b, seeds, 28, 28) and labels (b, seeds).

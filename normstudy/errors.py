@@ -21,6 +21,22 @@ class ReportError(NormstudyError):
     """The tracking server doesn't hold what the report needs."""
 
 
+class StorageError(NormstudyError):
+    """The disk refuses what must be kept."""
+
+
+class CheckpointError(NormstudyError):
+    """A checkpoint that can't be used."""
+
+
+class TrackingError(NormstudyError):
+    """The tracking server can't be used: away, refusing, or of another version."""
+
+
+class Superseded(NormstudyError):
+    """Another process has taken over the run."""
+
+
 class StudyError(NormstudyError):
     """Some trials of a study did not finish."""
 

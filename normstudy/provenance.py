@@ -1,18 +1,40 @@
 """Which code and which libraries produced a run."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from normstudy.errors import DataError
+
 PROJECT = Path(__file__).parents[1]
+ARCHIVES = Path(__file__).parent / "mnist"
 LIBRARIES = ("torch", "torchvision", "mlflow", "numpy")
 
 
 def library_versions() -> dict[str, str]:
     """Version of Python and of each library that decides a run's numbers."""
     return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+
+
+@cache
+def data_digest() -> str:
+    """16 hexadecimal digits of the SHA-256 of MNIST's four archives' sums.
+
+    Raises `DataError` naming an archive that is missing or damaged.
+    """
+    sums = (ARCHIVES / "SHA256SUMS").read_text(encoding="utf-8")
+    for line in sums.splitlines():
+        expected, name = line.split()
+        archive = ARCHIVES / name
+        if not archive.is_file():
+            raise DataError(f"{archive}: the archive is missing")
+        if (found := hashlib.sha256(archive.read_bytes()).hexdigest()) != expected:
+            raise DataError(f"{archive}: damaged archive, SHA-256 {found}, expected {expected}")
+    return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
 
 def git_state() -> dict[str, str]:

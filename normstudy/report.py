@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from normstudy import plots
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.runs import TEST_IMAGES, TrialRecord, finished_trials
-from normstudy.summary import Tables, has_several_seeds, sample, summary
+from normstudy.runs import TEST_IMAGES, TrialRecord, finished_trials, page_run
+from normstudy.summary import Tables, has_several_seeds, plain, sample, summary
 from normstudy.tracking import Metric, log_to_run
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
@@ -39,9 +39,8 @@ def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out
     page = out / "interactive.html"
     loss, accuracy = (curves(records, metric) for metric in (Metric.TEST_LOSS, Metric.TEST_ACCURACY))
     page.write_text(plots.interactive(loss, accuracy, subtitle(records)), encoding="utf-8")
-    parents = {record.parent_id for record in records}
-    if len(parents) == 1 and (parent := parents.pop()):
-        log_to_run(parent, page)
+    if run_id := page_run(records):
+        log_to_run(run_id, page)
     if readme is not None:
         readme.write_text(filled, encoding="utf-8")
 
@@ -149,6 +148,8 @@ def fill(readme: Path, block: str) -> str:
 def render(tables: Tables, *, figures_at: Path) -> str:
     """The README's block, in Markdown, from the tables alone: the summary and all figures."""
     graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
-    grids = {f"Ten misclassified images, {group}": grid_name(group) for group in tables.results["group"].unique()}
+    grids = {
+        f"Ten misclassified images, {plain(group)}": grid_name(group) for group in tables.results["group"].unique()
+    }
     pictures = [f"![{text}]({(figures_at / name).as_posix()}.png)" for text, name in {**graphs, **grids}.items()]
     return "\n\n".join([summary(tables), *pictures])

@@ -1,30 +1,34 @@
-"""The tracking server to tables. The only reader of runs; it refuses holes."""
+"""The tracking server to tables. The only reader of runs; it refuses holes, and trusts nothing that it reads."""
 
 import json
+import re
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
+from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking import _get_store
 from mlflow.utils.rest_utils import http_request
-from PIL import Image
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, ReportError
-from normstudy.plots import ten_worst
-from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name
+from normstudy.plots import group_labels, logged_image, logged_table, one_line, ten_worst
+from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name, where
 
 TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
@@ -32,7 +36,10 @@ CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric
 READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
 RUNS_A_PAGE = 1_000
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
+LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
 
+KINDS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
+POINT: Mapping[str, Callable[[Any], Any]] = {"run_id": str, "step": int, "timestamp": int, "value": float}
 Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
 
 
@@ -68,40 +75,24 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
 
     Raises `ReportError` when the server has no such run, or it is no study.
     """
+    _checked("a run id", parent_id, "parent")
     connect()
     try:
-        plan = mlflow.artifacts.load_dict(f"runs:/{parent_id}/{Artifact.STUDY}")
-    except mlflow.MlflowException as error:
-        raise ReportError(f"parent={parent_id}: not the run of a study on {mlflow.get_tracking_uri()}") from error
-    trials = [{k: v for k, v in trial.items() if k in TrainConfig.model_fields} for trial in plan["trials"]]
-    return plan["study"], [TrainConfig.of(**trial) for trial in trials]
+        run = mlflow.get_run(parent_id)
+    except (mlflow.MlflowException, OSError) as error:
+        raise ReportError(f"parent={parent_id}: not the run of a study on {where()}") from error
+    return _artifact(run, Artifact.STUDY, _plan)
 
 
-def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
-    """The name of each configuration's group, that is of all trials like it but for the seed.
-
-    It is the variant and, where the trials of some variant differ in other settings, these settings, for every group
-    the same; a penalty of 0 isn't named.
-    """
-    by_variant: dict[str, list[TrainConfig]] = {}
-    for config in configs:
-        by_variant.setdefault(config.variant, []).append(config)
-    differing = [
-        name
-        for name in TrainConfig.model_fields
-        if name not in ("seed", "device")  # `device` isn't part of the trial's key, either
-        and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
-    ]
-    return [
-        ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
-                                     if name != "l1" or config.l1)])
-        for config in configs
-    ]  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    """As short as `:g` makes it, where that is the same number: no two groups share a label."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+def _plan(content: bytes) -> tuple[str, list[TrainConfig]]:
+    try:
+        plan, known = json.loads(content.decode()), TrainConfig.model_fields
+        name, trials = str(plan["study"]), [{k: trial[k] for k in known if k in trial} for trial in plan["trials"]]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        raise ValueError("it is no study with a list of trials") from None
+    if not trials:
+        raise ValueError("it is a study without trials")
+    return one_line(name), [TrainConfig.of(**trial) for trial in trials]
 
 
 def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
@@ -119,7 +110,7 @@ def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> li
         if problem := _problem(key, found.get(key)):
             problems.append(f"{name} is {problem}")
     if problems:
-        raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {mlflow.get_tracking_uri()})")
+        raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {where()})")
     lowest: dict[str, int] = {}
     for config, group in trials.values():
         lowest[group] = min(config.seed, lowest.get(group, config.seed))
@@ -147,6 +138,7 @@ def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
     ):
         key = run.data.tags.get(Tag.TRIAL_KEY)
         if key in keys and (key not in newest or (_is_finished(run) and not _is_finished(newest[key]))):
+            _checked("a run id", run.info.run_id, "run")
             newest[key] = run
     return newest
 
@@ -171,7 +163,7 @@ def _problem(key: str, run: Run | None) -> str | None:
         return None
     state = "still running" if run.info.status == "RUNNING" else run.info.status
     reason = run.data.tags.get(Tag.FAILURE)
-    return f"{state} (run {run.info.run_id}{': ' + reason if reason else ''})"
+    return f"{state} (run {run.info.run_id}{': ' + one_line(reason) if reason else ''})"
 
 
 def _read_all(plan: Sequence[Planned]) -> list[TrialRecord]:
@@ -213,8 +205,9 @@ def _bulk(run_ids: list[str], metric: Metric) -> list[Any]:
             answer = http_request(
                 store.get_host_creds(), "/ajax-api/2.0/mlflow/metrics/get-history-bulk", "GET", params=query
             )
-            points = [SimpleNamespace(**point) for point in answer.json()["metrics"]] if answer.ok else []
-        except (mlflow.MlflowException, ValueError, KeyError):
+            found = answer.json()["metrics"] if answer.ok else []
+            points = [SimpleNamespace(**{name: kind(p[name]) for name, kind in POINT.items()}) for p in found]
+        except (mlflow.MlflowException, ValueError, KeyError, TypeError, OverflowError):
             return []
     elif hasattr(store, "get_metric_history_bulk"):
         points = store.get_metric_history_bulk(run_ids, metric, BULK_POINTS)
@@ -225,32 +218,36 @@ def _read(planned: Planned, points: Points) -> TrialRecord:
     run, config, run_id = planned.run, planned.config, planned.run.info.run_id
     histories = {str(metric): _history(run_id, metric, config.epochs, points) for metric in CURVES}
     epochs = pd.DataFrame(histories, index=pd.RangeIndex(1, config.epochs + 1, name="epoch"))
-    table = _misclassified(run)
+    table = _artifact(run, Artifact.MISCLASSIFIED, logged_table)
     expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
     if len(table) != expected:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
+    if parent_id := run.data.tags.get(Tag.PARENT):
+        _checked("a run id", parent_id, f"run {run_id}: {Tag.PARENT}")
+    counts = {"parameters": run.data.params.get("parameters"), "cores": run.data.tags.get(Tag.CORES)}
+    counts |= {"side_by_side": run.data.tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": run.data.tags.get(Tag.STACK, "1")}
+    names = [ten_name(row) for row in ten_worst(table).itertuples()] if planned.draw else []
     return TrialRecord(
         run_id=run_id,
-        parent_id=run.data.tags.get(Tag.PARENT),
+        parent_id=parent_id,
         group=planned.group,
         config=config,
-        parameters=int(run.data.params["parameters"]),
-        side_by_side=int(run.data.tags.get(Tag.SIDE_BY_SIDE, 1)),
-        stack=int(run.data.tags.get(Tag.STACK, 1)),
-        cores=int(run.data.tags[Tag.CORES]),
+        **{name: int(_checked("a whole number", text, f"run {run_id}: {name}")) for name, text in counts.items()},
         epochs=epochs,
         misclassified=table,
-        ten=_ten_images(run, table) if planned.draw else None,
+        ten=[_artifact(run, f"{Artifact.TEN}/{name}", logged_image) for name in names] if planned.draw else None,
     )
 
 
 def _config(run: Run) -> TrainConfig:
     """The configuration that the run logged as parameters, which `mlflow run` logs as they were typed."""
     run_id, key = run.info.run_id, run.data.tags[Tag.TRIAL_KEY]
+    # the process that holds a run says so in parameters named `normstudy. ...`
+    settings = {k: text for k, text in run.data.params.items() if not k.startswith(("parameters", "normstudy."))}
     try:
-        config = TrainConfig.of(**{name: text for name, text in run.data.params.items() if name != "parameters"})
-    except ConfigError as error:
-        raise ReportError(f"run {run_id}: its parameters are no configuration: {error}") from error
+        config = TrainConfig.of(**settings)
+    except (ConfigError, TypeError) as error:  # TypeError: of a parameter named `cls`
+        raise ReportError(f"run {run_id}: its parameters are no configuration: {one_line(str(error))}") from error
     if config.trial_key != key:
         raise ReportError(f"run {run_id}: its parameters have the trial key {config.trial_key}, its tag says {key}")
     return config
@@ -261,24 +258,58 @@ def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> list[f
     values = points.get((run_id, metric)) or mlflow.MlflowClient().get_metric_history(run_id, metric)
     newest = {point.step: point.value for point in sorted(values, key=lambda point: point.timestamp)}
     steps = range(1, epochs + 1)
-    if holes := [step for step in steps if step not in newest]:
+    if holes := list(islice((step for step in steps if step not in newest), 5)):  # of how many epochs, others decide
         raise ReportError(f"run {run_id}: {metric} has no value at epoch {', '.join(map(str, holes))}")
+    for step in steps:
+        if not abs(newest[step]) < sys.float_info.max:  # which MLflow stores for an infinity
+            raise ReportError(f"run {run_id}: {metric} is not finite at epoch {step}")
     return [newest[step] for step in steps]
 
 
-def _misclassified(run: Run) -> pd.DataFrame:
-    # not by `runs:/`: that would ask for the run again
-    try:
-        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{Artifact.MISCLASSIFIED}")
-    except (mlflow.MlflowException, OSError) as error:
-        raise ReportError(f"run {run.info.run_id}: artifact {Artifact.MISCLASSIFIED} can't be read") from error
-    return pd.DataFrame(**json.loads(text))
-
-
-def _ten_images(run: Run, table: pd.DataFrame) -> list[np.ndarray]:
-    names = [ten_name(row) for row in ten_worst(table).itertuples()]
-    if not names:
-        return []
+def _artifact(run: Run, path: str, parse: Callable[[bytes], Any]) -> Any:
+    """What `parse` makes of an artifact; its `ValueError` says what is wrong with it. The artifact is asked for by its
+    own name and comes to one file of our own: no listing of a server's is followed."""
+    what = f"run {run.info.run_id}: artifact {path}"
     with tempfile.TemporaryDirectory() as folder:
-        local = mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{Artifact.TEN}", dst_path=folder)
-        return [np.asarray(Image.open(Path(local) / name)) for name in names]
+        file = Path(folder) / "artifact"
+        try:
+            get_artifact_repository(_storage(run))._download_file(path, str(file))
+            with file.open("rb") as opened:
+                content = opened.read(LARGEST + 1)
+        except (mlflow.MlflowException, OSError, ValueError) as error:  # whose text may quote a signed address
+            raise ReportError(f"{what} can't be read ({type(error).__name__})") from error
+    try:
+        if len(content) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST:,} bytes")
+        return parse(content)
+    except ValueError as error:
+        raise ReportError(f"{what}: {one_line(str(error))}") from error
+
+
+def _storage(run: Run) -> str:
+    """Where a run's artifacts lie, as the server says. To any host named there MLflow sends the tracking server's user
+    and password, so it must be the tracking server's own, or its scheme be allowed by MLflow's variable."""
+    uri, own = run.info.artifact_uri, urlsplit(mlflow.get_tracking_uri()).netloc.rpartition("@")[2]
+    scheme, host = urlsplit(uri).scheme, urlsplit(uri).netloc
+    elsewhere = scheme in ("http", "https", "mlflow-artifacts") and host not in ("", own)
+    allowed = scheme in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get()
+    if (elsewhere and not allowed) or scheme in ("runs", "models"):  # these two lead on to any other
+        raise ReportError(f"run {run.info.run_id}: its artifacts are not on {where()} but {one_line(where(uri))}")
+    return uri
+
+
+def page_run(records: Sequence[TrialRecord]) -> str | None:
+    """The id of the one study's run that takes the page; None where its artifacts would come to a folder of this
+    machine that a server elsewhere chose."""
+    parents = {record.parent_id for record in records}
+    if len(parents) > 1 or not (parent_id := parents.pop()):
+        return None
+    remote = urlsplit(mlflow.get_tracking_uri()).scheme in ("http", "https")
+    return None if remote and urlsplit(_storage(mlflow.get_run(parent_id))).scheme in ("", "file") else parent_id
+
+
+def _checked(kind: str, text: str | None, what: str) -> str:
+    """The text. Raises `ReportError` when it is not of this kind, a key of `KINDS`."""
+    if text is None or not re.fullmatch(KINDS[kind], text, re.ASCII):
+        raise ReportError(f"{what}={one_line(str(text))}: not {kind}")
+    return text

@@ -1,9 +1,11 @@
 """The exported tables to words: the answer, the results table, what tells the groups apart."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +36,10 @@ class Tables:
     misclassified: pd.DataFrame
 
     def save(self, folder: Path) -> None:
-        """As three CSV files, floats in full."""
+        """As three CSV files, floats in full; text that a spreadsheet would run as a formula gets a ' before it."""
         for name, table in vars(self).items():
+            texts = table.select_dtypes(exclude="number")
+            table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
             table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
 
     @classmethod
@@ -45,8 +49,20 @@ class Tables:
         return cls(**{name: pd.read_csv(folder / f"{name}.csv") for name in names})
 
 
+def no_formula(text: Any) -> Any:
+    """A cell of a CSV that spreadsheets show and don't compute."""
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def plain(text: str) -> str:
+    """Markdown that shows this text as it is: no HTML, link, emphasis or cell of a table begins in it."""
+    text = re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("://", "&#58;//")
+
+
 def summary(tables: Tables) -> str:
     """The answer, the results table and the findings, in Markdown."""
+    tables = Tables(**{name: table.assign(group=table["group"].map(plain)) for name, table in vars(tables).items()})
     several = has_several_seeds(tables.results)
     columns = "parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"
     lines = [answer(tables), "", f"| |{' n |' if several else ''} {columns}", "|---" * (7 + several) + "|"]
@@ -54,6 +70,11 @@ def summary(tables: Tables) -> str:
         cells = [str(group), *([str(len(rows))] if several else []), *cells_of(rows)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", caption(tables.results), "", *findings(tables)])
+
+
+def code(text: str) -> str:
+    """What may stand between backticks."""
+    return re.sub(r"[^\w-]", "?", text)
 
 
 def has_several_seeds(results: pd.DataFrame) -> bool:
@@ -90,7 +111,7 @@ def caption(results: pd.DataFrame) -> str:
         if (results["group"].value_counts() == 1).any():
             interval += ", that of a single run of the sampling of images (Wilson)"
     else:
-        means, runs = "", ", ".join(f"{row.group} `{row.run_id}`" for row in results.itertuples())
+        means, runs = "", ", ".join(f"{row.group} `{code(row.run_id)}`" for row in results.itertuples())
         interval = "is of the sampling of images (Wilson); the noise of the seed is not in it"
     return (
         f"Last epoch ({epochs}) of {sample(results)}, on {TEST_IMAGES:,} test images{means}. The interval {interval}. "

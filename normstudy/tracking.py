@@ -1,20 +1,23 @@
-"""Names of what a run logs, and its life on the tracking server: created, ended in a true state."""
+"""Names of what a run logs, and the way to the store that keeps it."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Param, RunTag
-from mlflow.tracking.context.registry import resolve_tags
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted
+from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError
 from normstudy.provenance import PROJECT
+
+DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
+STOPS = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
 
 class Metric(StrEnum):
@@ -35,6 +38,10 @@ class Tag(StrEnum):
     """Names of the tags that reader and writer share."""
 
     TRIAL_KEY = "normstudy.trial_key"
+    STUDY_KEY = "normstudy.study_key"
+    ATTEMPT = "normstudy.attempt"
+    HEARTBEAT = "normstudy.heartbeat"
+    HOST = "normstudy.host"
     VARIANT = "normstudy.variant"
     STUDY = "normstudy.study"
     SIDE_BY_SIDE = "normstudy.side_by_side"
@@ -45,6 +52,7 @@ class Tag(StrEnum):
     NOTE = "mlflow.note.content"
     NAME = "mlflow.runName"
     PARENT = "mlflow.parentRunId"
+    TABLES = "mlflow.loggedArtifacts"
 
 
 class Artifact(StrEnum):
@@ -61,86 +69,84 @@ class Artifact(StrEnum):
 
 
 def connect() -> str:
-    """Point MLflow at `MLFLOW_TRACKING_URI`, or at `mlflow.db` in the project; return the URI.
+    """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI.
 
-    A server that is away is asked for half a minute, not MLflow's four.
+    Raises `TrackingError` in one line when it can't be used.
     """
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{PROJECT / 'mlflow.db'}")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    uri = use(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    with one_line_errors():
+        if not uri.startswith(("http", "sqlite")):
+            create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    return uri
+
+
+def use(uri: str) -> str:
+    """Point MLflow at this store, here and in child processes, and ask it nothing yet.
+
+    A server that is away is asked for seconds, not MLflow's four minutes.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    return os.environ["MLFLOW_TRACKING_URI"]
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def has_store() -> bool:
+    """False for a SQLite file that isn't there: a look at it would make it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what MLflow and its database raise into a `TrackingError` of one line, without a password."""
+    try:
+        yield
+    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def where(uri: str | None = None) -> str:
-    """This tracking URI, else the one in use, for messages: without user and password."""
+    """A tracking URI, else the one in use, for messages: without user and password."""
     return re.sub(r"(?<=://)[^/]*@", "", uri or mlflow.get_tracking_uri())
+
+
+def experiment_name() -> str:
+    """The experiment that runs without one of their own go to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy")
 
 
 def chosen_experiment() -> str:
     """Id of the experiment that the environment names, else of `normstudy`."""
     if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return experiment_id
-    experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy"))
-    return str(experiment.experiment_id)
+    return experiment_of(experiment_name())
 
 
-def create_run(experiment_id: str, tags: Mapping[str, str]) -> str:
-    """A new run, RUNNING, with these tags and MLflow's own on user and source; its id."""
-    return str(mlflow.MlflowClient().create_run(experiment_id, tags=resolve_tags(dict(tags))).info.run_id)
+def experiment_of(name: str) -> str:
+    """Id of the experiment of this name; made where there is none."""
+    return str(mlflow.set_experiment(name).experiment_id)
 
 
-def end_run(run_id: str, error: BaseException | None) -> None:
-    """End a run as FINISHED, or by this error: KILLED at a signal, FAILED at any other, with the reason as a tag."""
-    client = mlflow.MlflowClient()
+def ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
+    """The status that a run ends with, and the tags that say why: FINISHED without an error, KILLED at a signal or when
+    its launcher is gone, FAILED at any other."""
     if error is None:
-        client.set_terminated(run_id, "FINISHED")
-        return
-    first_line = next(iter(str(error).splitlines()), "")
-    client.set_tag(run_id, Tag.FAILURE, f"{type(error).__name__}: {first_line}")
+        return "FINISHED", {}
+    tags: dict[str, str] = {Tag.FAILURE: f"{type(error).__name__}: {first_line(error)}"}
     if isinstance(error, Diverged):
-        client.set_tag(run_id, Tag.FAILURE_STEP, error.step)
-    client.set_terminated(run_id, "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED")
-
-
-@contextmanager
-def open_study(
-    name: str, question: str, configs: Sequence[TrainConfig], side_by_side: int
-) -> Iterator[tuple[str, list[str]]]:
-    """A parent run, ended as its block ends, with one nested run for each configuration; gives its id and theirs.
-
-    One process creates them all, so the trials never race for an empty store.
-    """
-    connect()
-    parent_id = os.environ.pop("MLFLOW_RUN_ID", None) or create_run(chosen_experiment(), {})
-    run_ids: list[str] = []
-    try:
-        client, experiment_id = mlflow.MlflowClient(), mlflow.get_run(parent_id).info.experiment_id
-        trials = [{"variant": config.variant, **config.model_dump()} for config in configs]
-        client.log_dict(parent_id, {"study": name, "trials": trials}, Artifact.STUDY)
-        log_tags(parent_id, {Tag.NAME: f"study {name}", Tag.STUDY: name, Tag.NOTE: question})
-        shared: dict[str, str] = {Tag.PARENT: parent_id, Tag.STUDY: name, Tag.SIDE_BY_SIDE: str(side_by_side)}
-        run_ids += [create_run(experiment_id, {**identity(config), **shared}) for config in configs]
-        yield parent_id, run_ids
-    except BaseException as error:
-        end_run(parent_id, error)
-        raise
-    else:
-        end_run(parent_id, None)
-    finally:
-        for run_id in run_ids:
-            end_if_left_running(run_id)
-
-
-def log_tags(run_id: str, tags: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> None:
-    """Tags and parameters of a run, in one request."""
-    mlflow.MlflowClient().log_batch(
-        run_id,
-        tags=[RunTag(name, str(value)) for name, value in tags.items()],
-        params=[Param(name, str(value)) for name, value in (params or {}).items()],
-    )
+        tags[Tag.FAILURE_STEP] = str(error.step)
+    return "KILLED" if isinstance(error, STOPS) else "FAILED", tags
 
 
 def identity(config: TrainConfig) -> dict[str, str]:
@@ -150,19 +156,6 @@ def identity(config: TrainConfig) -> dict[str, str]:
         Tag.TRIAL_KEY: config.trial_key,
         Tag.VARIANT: config.variant,
     }
-
-
-def end_if_left_running(run_id: str) -> None:
-    """Ends as KILLED a run whose process is gone without having ended it, or never started."""
-    if status_of(run_id) in ("RUNNING", "SCHEDULED"):
-        client = mlflow.MlflowClient()
-        client.set_tag(run_id, Tag.FAILURE, "its process ended without a word, or never started")
-        client.set_terminated(run_id, "KILLED")
-
-
-def status_of(run_id: str) -> str:
-    """RUNNING, FINISHED, FAILED, KILLED or SCHEDULED."""
-    return mlflow.get_run(run_id).info.status
 
 
 def log_to_run(run_id: str, artifact: Path) -> None:

@@ -8,24 +8,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
-from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from normstudy.checkpoint import restore, snapshot
 from normstudy.config import TrainConfig
 from normstudy.data import Batches, Data, TrainingStream, load_data
 from normstudy.errors import ConfigError, Diverged, Interrupted
-from normstudy.evaluate import evaluate_stack
-from normstudy.model import CLASSES, DigitNet, count_parameters, l1_norms, penalised_weights, stacked, unstacked
+from normstudy.evaluate import Evaluation, evaluate_stack
+from normstudy.model import DigitNet, count_parameters, stacked, unstacked
+from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
 from normstudy.tracking import Metric
 from normstudy.trial_log import RunLog, Tracker
 
-MEMORY_FORMAT = torch.channels_last  # 7 s an epoch against 10 on one CPU core: oneDNN's kernels for few channels
 StopSignal = Callable[[], int | None]
-Step = Callable[[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]], Float[Tensor, "3 seeds"]]
 
 
 def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopSignal = lambda: None) -> DigitNet:
@@ -55,12 +53,18 @@ def train_together(
     data = load_data(config, device)
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)
-    step = training_step(model, optimizer, config)
     stream = TrainingStream(data.train, config, seeds, MEMORY_FORMAT)
+    training = (model, optimizer, schedule, stream.generators())
     diverged: list[Diverged] = []
 
     with open_runs(configs, tracker, data, model, device) as runs, progress_bar(config, seeds, steps) as bar:
-        for epoch in range(1, config.epochs + 1):
+        checkpoints = tracker.checkpoints(configs)
+        done, state = checkpoints.newest()
+        if done:
+            restore(state, *training)
+            announce_resumed(bar, done, config, steps)
+        step = training_step(model, optimizer, config)
+        for epoch in range(done + 1, config.epochs + 1):
             started, learning_rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             model.train()
             outcomes = train_epoch(step, schedule, watched(stream.epoch(), bar, stop_signal))
@@ -71,9 +75,7 @@ def train_together(
             for place, run in list(runs.items()):
                 try:
                     metrics = training_metrics(outcomes[:, :, place], config, schedule.last_epoch)
-                    metrics |= {Metric.TEST_LOSS: tests[place].loss, Metric.TEST_ACCURACY: tests[place].accuracy}
-                    if vals is not None:
-                        metrics |= {Metric.VAL_LOSS: vals[place].loss, Metric.VAL_ACCURACY: vals[place].accuracy}
+                    metrics |= judged(tests[place], vals[place] if vals else None)
                     require_finite(metrics, step=schedule.last_epoch)
                 except Diverged as error:
                     diverged.append(error)
@@ -86,6 +88,9 @@ def train_together(
                 announce(bar, config, epoch, seeds[place], metrics | shared)
             if not runs:
                 break
+            if epoch < config.epochs:
+                checkpoints.save(epoch, snapshot(*training))
+    checkpoints.delete()
     if diverged:
         raise diverged[0]
     return networks
@@ -98,62 +103,6 @@ def train_epoch(step: Step, schedule: OneCycleLR, stream: Batches) -> Float[Tens
         outcomes.append(step(images, labels))
         schedule.step()
     return torch.stack(outcomes)
-
-
-def training_step(model: DigitNet, optimizer: SGD, config: TrainConfig) -> Step:
-    """A function that takes one step for each network of the stack, on its own batch.
-
-    It answers, for each: cross-entropy, mean over the batch, as the model was before the step; penalty; right answers.
-    """
-
-    def step(images: Float[Tensor, "b seeds 28 28"], labels: Int64[Tensor, "b seeds"]) -> Float[Tensor, "3 seeds"]:
-        logits = model(images).view(*labels.shape, CLASSES)
-        losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        cross_entropy = losses.view_as(labels).mean(0)
-        penalty = config.l1 * l1_norms(model, stack=model.stack) if config.l1 else torch.zeros_like(cross_entropy)
-        optimizer.zero_grad()
-        # no network's loss depends on another's weights: the gradient of the sum is each one's own
-        (cross_entropy + penalty).sum().backward()
-        optimizer.step()
-        hits = (logits.argmax(dim=2) == labels).sum(0)
-        return torch.stack([cross_entropy, penalty, hits]).detach()
-
-    if not next(model.parameters()).is_cuda:
-        return step
-    return captured(step, model, optimizer, (config.batch_size, model.stack))
-
-
-def captured(step: Step, model: DigitNet, optimizer: SGD, shape: tuple[int, int]) -> Step:
-    """The step as one CUDA graph: a replay is one launch instead of over a hundred, which cost more than the work.
-
-    Capturing needs some real steps first; their effect on weights, statistics and momentum is undone.
-    """
-    device = next(model.parameters()).device
-    images = torch.zeros(*shape, 28, 28, device=device).to(memory_format=MEMORY_FORMAT)
-    labels = torch.zeros(shape, dtype=torch.int64, device=device)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step(images, labels)
-    torch.cuda.current_stream().wait_stream(side)
-    optimizer.zero_grad()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outcome = step(images, labels)
-    model.load_state_dict(before)
-    for state in optimizer.state.values():
-        if (momentum := state.get("momentum_buffer")) is not None:
-            momentum.zero_()  # the first step then leaves the gradient itself there, as a fresh optimiser does
-
-    def replay(new_images: Tensor, new_labels: Tensor) -> Tensor:
-        images.copy_(new_images)
-        labels.copy_(new_labels)
-        graph.replay()
-        return outcome.clone()
-
-    return replay
 
 
 @contextmanager
@@ -189,6 +138,14 @@ def training_metrics(outcomes: Float[Tensor, "steps 3"], config: TrainConfig, la
         Metric.TRAIN_ACCURACY: hits.sum().item() / (len(outcomes) * config.batch_size),
         Metric.TRAIN_PENALTY: penalty.mean().item(),
     }
+
+
+def judged(test: Evaluation, val: Evaluation | None) -> dict[Metric, float]:
+    """Loss and accuracy on the test images and, where some are held out, on these."""
+    metrics = {Metric.TEST_LOSS: test.loss, Metric.TEST_ACCURACY: test.accuracy}
+    if val is not None:
+        metrics |= {Metric.VAL_LOSS: val.loss, Metric.VAL_ACCURACY: val.accuracy}
+    return metrics
 
 
 def require_same_but_seed(configs: Sequence[TrainConfig]) -> None:
@@ -241,23 +198,6 @@ def build_model(config: TrainConfig) -> DigitNet:
         raise ConfigError(str(error)) from None
 
 
-def build_optimizer(model: DigitNet, config: TrainConfig, steps: int) -> tuple[SGD, OneCycleLR]:
-    """SGD with Nesterov momentum on a one-cycle schedule (Smith and Topin 2018, "Super-Convergence")."""
-    decayed = penalised_weights(model)
-    chosen = {id(weight) for weight in decayed}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    nesterov = config.momentum > 0
-    if decayed[0].is_cuda:  # a CUDA graph reads the learning rate where it lies; a number would be captured for good
-        groups = [{**group, "lr": torch.tensor(config.lr, device=decayed[0].device)} for group in groups]
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
-    # momentum stays as configured: cycling it too would make `momentum` a setting without effect
-    schedule = OneCycleLR(
-        optimizer, config.lr, total_steps=steps + 1, pct_start=config.warmup, cycle_momentum=False
-    )  # one more than the steps: the schedule is advanced after each step, the last one too
-    return optimizer, schedule
-
-
 def require_finite(metrics: dict[Metric, float], *, step: int) -> None:
     """Raises `Diverged` naming the first metric that is not finite."""
     for name, value in metrics.items():
@@ -278,6 +218,13 @@ def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopSignal) -> Batch
             raise Interrupted(signal_number)
         yield batch
         bar.update()
+
+
+def announce_resumed(bar: "tqdm[Any]", done: int, config: TrainConfig, steps: int) -> None:
+    """Where a trial goes on that was interrupted."""
+    bar.update(steps // config.epochs * done)
+    if bar.disable:
+        print(f"epoch {done}/{config.epochs}  resumed after it", flush=True)
 
 
 def announce(bar: "tqdm[Any]", config: TrainConfig, epoch: int, seed: int, metrics: dict[Metric, float]) -> None:

@@ -35,6 +35,8 @@ def clean_environment(store: str, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = {"MLFLOW_TRACKING_URI": store, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(PROJECT)}
+    if store.startswith("sqlite:///"):  # records of runs stand beside their store
+        settings["NORMSTUDY_STATE"] = str(Path(store.removeprefix("sqlite:///")).parent / "state")
     return {**kept, **settings, "PATH": path, **more}
 
 
@@ -68,6 +70,7 @@ def using(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("NORMSTUDY_STATE", str(folder / "state"))
     monkeypatch.chdir(folder)
     mlflow.set_tracking_uri(uri)
     mlflow.tracking.fluent._active_experiment_id = None

@@ -1,9 +1,11 @@
 """A tracker that keeps everything in lists, for tests of the training loop alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from normstudy.checkpoint import Checkpoints, State
 from normstudy.config import TrainConfig
 from normstudy.data import Data, Split
 from normstudy.evaluate import Evaluation
@@ -34,11 +36,24 @@ class MemoryRun:
         self.ended_by.append(error)
 
 
-class MemoryTracker:
-    """`runs`, in the order of their start."""
-
+class NoCheckpoints(Checkpoints):
     def __init__(self) -> None:
+        super().__init__(Path("/nowhere"), "")
+
+    def save(self, epoch: int, state: State) -> None:
+        pass
+
+
+class MemoryTracker:
+    """`runs`, in the order of their start; checkpoints in a folder, if one is given."""
+
+    def __init__(self, folder: Path | None = None) -> None:
         self.runs: list[MemoryRun] = []
+        self.folder = folder
+
+    def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
+        key = "+".join(config.trial_key for config in configs)
+        return Checkpoints(self.folder, key) if self.folder else NoCheckpoints()
 
     def start(self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int) -> MemoryRun:
         self.runs.append(MemoryRun(config, parameters))

@@ -1,0 +1,1 @@
+"""A study's jobs as tasks of a Ray cluster."""
