@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.optim import SGD
 
-from normstudy import data, evaluate, trial_log
+from normstudy import checkpoint, courier, data, evaluate, launch, ledger, trial_log
 from normstudy import train as training
 from normstudy.config import TrainConfig
 from normstudy.data import Split
@@ -18,15 +18,19 @@ from normstudy.errors import Interrupted
 from normstudy.model import DigitNet
 
 SHARES = (  # name of the share, and the function whose time it is, less that of those below it that it calls
+    ("asking for the run", ledger, "connect"),
+    ("asking for the run", ledger.ServerLedger, "states"),
+    ("asking for the run", ledger.ServerLedger, "claim"),
     ("data loading", training, "load_data"),
-    ("opening the run", trial_log.MlflowTracker, "start"),
+    ("opening the record", trial_log.SpoolTracker, "start"),
     ("training steps", training, "train_epoch"),
     ("augmentation", data, "affine_maps"),
     ("augmentation", data, "resample"),
     ("evaluation", training, "evaluate_stack"),
-    ("tracking of epochs", trial_log.MlflowRun, "epoch"),
-    ("model logging", trial_log.MlflowRun, "model"),
-    ("result artifacts", trial_log.MlflowRun, "result"),
+    ("record of epochs", trial_log.TrialRun, "epoch"),
+    ("checkpoints", checkpoint.Checkpoints, "save"),
+    ("record of the result", trial_log.TrialRun, "finish"),
+    ("sending the rest", courier.Courier, "__exit__"),
 )
 
 
@@ -84,7 +88,7 @@ def in_our_format(images: torch.Tensor) -> torch.Tensor:
 def run_until_stopped(config: TrainConfig, stop_signal: Callable[[], int | None]) -> None:
     """Train into the MLflow store of the environment until the signal comes."""
     try:
-        training.train(config, trial_log.MlflowTracker(), stop_signal=stop_signal)
+        launch.single(config, stop_signal=stop_signal)
     except Interrupted:
         return
     raise AssertionError("the run ended before it was stopped")
@@ -104,4 +108,4 @@ def evaluate_once(config: TrainConfig, split: Split) -> Callable[[], object]:
 def time_epochs(around_training: Callable[..., Any], around_logging: Callable[..., Any]) -> None:
     """From now on, the first stands around each epoch's steps, the second around each epoch's logging: see `wrap`."""
     wrap(training, "train_epoch", around_training)
-    wrap(trial_log.MlflowRun, "epoch", around_logging)
+    wrap(trial_log.TrialRun, "epoch", around_logging)

@@ -259,7 +259,7 @@ def deliver(folder: Path, status: str, reason: str) -> int:
     `StorageError` when its process lives, and what MLflow raises.
     """
     spool = Spool(folder)
-    spool.own(patience=0)
+    spool.own(patience=0.0)
     try:
         events, before = spool.events(), spool.sent()
         if events and events[-1]["kind"] != "end":

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ Job = tuple[TrainConfig, ...]  # trials in lock-step in one process
 Outcome = tuple[State, str]  # and the run, with the reason where it failed
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Where jobs run. For each job it asks the study to begin it, has `run_trials` called with the answer in another
     process, and tells the study when that process is gone."""

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import mlflow
 
@@ -36,13 +36,14 @@ GONE = "its process ended without a word"
 Answer = TypeVar("Answer")
 
 
+@runtime_checkable
 class Ledger(Protocol):
     """Who decides, as the only one, what a process of normstudy trains."""
 
     uri: str | None  # tracking URI; None where no server is asked
     store: str | None  # the same without a password, which names the folder of its records
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Ledger": ...
     def __exit__(self, *error: object) -> None: ...
     def states(self, keys: Sequence[str], key_tag: Tag) -> dict[str, tuple[State, str]]:
         """The state of each key, and the run or folder that it is read from."""
@@ -70,7 +71,7 @@ class ServerLedger:
         self.driver = Driver(self.store)
         self.found: dict[str, Found | None] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ServerLedger":
         self.driver.__enter__()
         return self
 
@@ -155,7 +156,7 @@ class LocalLedger:
     uri: str | None = None
     store: str | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LocalLedger":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -179,7 +180,7 @@ class LocalLedger:
 
     def settle(self, claim: Claim) -> tuple[State, str]:
         spool = Spool(claim.folder(None))
-        spool.own(patience=0)
+        spool.own(patience=0.0)
         if (events := spool.events()) and events[-1]["kind"] != "end":
             spool.append("end", status="KILLED", tags={Tag.FAILURE: GONE})
         spool.lock.release()

@@ -102,8 +102,8 @@ def test_conda_environment_repeats_the_projects_dependencies() -> None:
 def test_lock_holds_the_projects_dependencies_with_hashes_and_no_index() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     lock = (PROJECT / "requirements.txt").read_text()
-    extras = [requirement for name in ("dev", "ray", "server") for requirement in project["optional-dependencies"][name]]
-    for requirement in project["dependencies"] + extras:
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["dev"], *extras["ray"], *extras["server"]]:
         requirement = re.sub(r"\[.*\]", "", requirement)
         assert re.search(rf"^{re.escape(requirement)}( ;|\s)", lock, re.MULTILINE | re.IGNORECASE), requirement
     assert "--hash=sha256:" in lock

@@ -17,6 +17,7 @@ from conftest import PROJECT, only_line, run_cli
 from normstudy.cli import build_app, main
 from normstudy.config import TrainConfig
 
+COMMANDS = ("train", "study", "report", "sync", "reap")
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -44,6 +45,7 @@ def options_of(command: str) -> dict[str, inspect.Parameter]:
 
 def test_train_options_are_the_fields_of_the_config_with_their_defaults() -> None:
     options = options_of("train")
+    assert [options.pop(name).default for name in ("force", "offline")] == [False, False]
     assert {name: option.default for name, option in options.items()} == {
         name: str(field.default) for name, field in TrainConfig.model_fields.items()
     }
@@ -51,11 +53,12 @@ def test_train_options_are_the_fields_of_the_config_with_their_defaults() -> Non
 
 def test_study_options_can_override_every_field() -> None:
     options = options_of("study")
-    assert set(options) - {"experiment", "workers", "stack"} == set(TrainConfig.model_fields)
+    own = {"experiment", "workers", "stack", "engine", "address", "dry_run", "force", "offline"}
+    assert set(options) - own == set(TrainConfig.model_fields)
     assert all(options[name].default is None for name in TrainConfig.model_fields)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["study", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, runpy\n"
@@ -77,7 +80,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--lr", "-0.1"], "lr=-0.1: input should be greater than 0"),
         (["train", "--l1", "nan"], "l1=nan: input should be a finite number"),
         (["train", "--batch-size", "70000"], "batch_size 70000 is more than the 60000 training images"),
-        (["train", "--foo", "1"], "No such option: --foo; choose from --norm, --l1"),
+        (["train", "--zoo", "1"], "No such option: --zoo; choose from --force, --offline, --norm, --l1"),
         (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
         (
             ["study", str(PROJECT / "experiments" / "assignment.py"), "--groups", "3"],
@@ -89,7 +92,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
             "epochs=0: input should be greater than or equal to 1",
         ),
         (["study", "--workers", "-1"], "--workers"),
-        (["fly"], "No such command 'fly'; choose from train, study, report"),
+        (["fly"], "No such command 'fly'; choose from train, study, report, sync, reap"),
+        (["study", "--engine", "x"], "'x' is not one of 'local', 'ray'"),
+        (
+            ["study", str(PROJECT / "experiments" / "assignment.py"), "--address", "x"],
+            "address=x: only with --engine ray",
+        ),
     ],
 )
 def test_bad_input_is_one_line_with_status_2_and_leaves_no_store(

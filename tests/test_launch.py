@@ -83,5 +83,5 @@ def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -
 def test_process_that_dies_is_named_and_its_run_ends_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.Processes, "run", lambda *_: None)
     configs = (TrainConfig(device="cpu", **SMALL),)
-    with pytest.raises(StudyError, match=r"study lost: GN is KILLED \(run [0-9a-f]{32}\)"):
+    with pytest.raises(StudyError, match=r"study lost: GN, seed 0 is unfinished \(run [0-9a-f]{32}: its process ended"):
         launch.study(Experiment(name="lost", question="?", configs=configs))

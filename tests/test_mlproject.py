@@ -81,7 +81,7 @@ def test_bad_values_fail_in_one_line_and_leave_no_run_running(store: str) -> Non
     expected = {
         ("epochs", "abc"): "epochs=abc: input should be a valid integer",
         ("norm", "foo"): "norm=foo: unknown norm; choose from bn, gn, ln, in, none",
-        ("foo", "1"): "No such option: --foo; choose from --norm",
+        ("zoo", "1"): "No such option: --zoo; choose from --force, --offline, --norm",
     }
     for (name, value), message in expected.items():
         output, _ = mlflow_run(store, *parameters(**{name: value})).communicate(timeout=120)

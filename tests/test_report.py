@@ -1,34 +1,37 @@
 """The report: from sqlite and from a real HTTP server, complete or not at all, README and tables in agreement."""
 
-import os
+import io
+import json
 import re
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
+import zlib
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT, SMALL, clean_environment, using
-from PIL import Image
+from conftest import PROJECT, SMALL, using
+from PIL import Image, PngImagePlugin
+from servers import tracking_server
 
+from normstudy import plots
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.experiments import load_experiment
+from normstudy.launch import single
+from normstudy.plots import COLUMNS, logged_image, logged_table
 from normstudy.report import END, START, Tables, render, report, tables_of
 from normstudy.runs import _bulk, finished_trials, planned_in
 from normstudy.tracking import Artifact, Metric, Tag
-from normstudy.train import train
-from normstudy.trial_log import MlflowTracker
 
 CONFIGS = list(load_experiment(PROJECT / "experiments" / "assignment.py", SMALL).configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+ROW = [17, 3, 5, 0.9, 0.05, 3.0]  # of the table of misclassified images
 
 
 def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | None) -> tuple[Path, str]:
@@ -106,6 +109,12 @@ def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
         planned_in("0123")
 
 
+@pytest.mark.parametrize("parent_id", ["../../x", "x' OR '1' = '1", "/etc", "a\nb", "runs:/x"])
+def test_a_parent_that_is_no_run_id_is_refused_in_one_line(parent_id: str) -> None:
+    with pytest.raises(ReportError, match=r"^parent=[^\n]*: not a run id$"):
+        planned_in(parent_id)
+
+
 def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) -> str:
     """A finished run with only what the reader asks for first, at these steps."""
     client = mlflow.MlflowClient()
@@ -115,7 +124,7 @@ def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) 
     for metric in Metric:
         for step in steps:
             client.log_metric(run_id, metric, accuracy + 0.001 * step, step=step, timestamp=step)
-    client.log_dict(run_id, {"columns": ["index", "true", "predicted", "loss"], "data": []}, Artifact.MISCLASSIFIED)
+    client.log_dict(run_id, {"columns": [*COLUMNS], "data": []}, Artifact.MISCLASSIFIED)
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
@@ -138,6 +147,7 @@ def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_wri
     assert re.search(r"LN is KILLED \(run [0-9a-f]{32}: reason ln\)", message)
     assert re.search(r"IN is still running \(run [0-9a-f]{32}", message)
     assert "GN is missing" in message
+    assert message.endswith(f"(on {store})")
     assert "\n" not in message
     assert not (tmp_path / "report").exists()
 
@@ -174,6 +184,97 @@ def test_newest_finished_run_is_taken_over_older_and_unfinished_ones(store: str)
     assert [record.run_id for record in finished_trials([config], None)] == [newest]
 
 
+def table(*rows: list[Any]) -> bytes:
+    return json.dumps({"columns": [*COLUMNS], "data": rows}).encode()
+
+
+def picture(mode: str = "L", size: tuple[int, int] = (28, 28), form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, form, **options)
+    return file.getvalue()
+
+
+NO_INDEX = ["../../evil", 10_000, -1, 2**70, 17.0, None]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        *[(table([index, *ROW[1:]]), "index is not a whole number from 0 to 9999") for index in NO_INDEX],
+        (table([1, True, *ROW[2:]]), "true is not a whole number from 0 to 9"),
+        (table([*ROW[:3], float("nan"), *ROW[4:]]), "confidence is not a number from 0 to 1"),
+        (table([*ROW[:5], float("inf")]), "loss is not a number from 0"),
+        (table(ROW, ROW), "it has an index twice"),
+        (table(ROW[:5]), "it is not rows of 6 values"),
+        (b'{"columns": ["index"], "data": [[1]]}', "its columns are not index, true, predicted, confidence"),
+        (b'{"columns": [], "data": [], "index": []}', "it is not a table of columns and data"),
+        (b"[" * 100_000, "it is not JSON"),
+    ],
+)
+def test_a_table_that_no_trial_logs_is_refused(content: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        logged_table(content)
+
+
+def bomb() -> bytes:
+    """A text chunk of 64 MiB, compressed."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "0" * 2**26, zip=True)
+    return picture(pnginfo=text)
+
+
+def claiming(side: int) -> bytes:
+    """An image whose header claims a size that its pixels don't have."""
+    content, header = picture(), b"IHDR" + 2 * side.to_bytes(4, "big") + picture()[24:29]
+    return content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+
+
+NO_PNG = [picture(form="JPEG"), picture()[:50], bomb(), b"", claiming(60_000)]  # the last: beyond Pillow's own limit
+OTHER_PNG = [picture(size=(28, 29)), picture(mode="RGB"), claiming(9_000)]
+
+
+@pytest.mark.parametrize("content", NO_PNG + OTHER_PNG, ids=len)
+def test_an_image_that_is_no_small_grey_png_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="no PNG that can be read" if content in NO_PNG else "not 28 x 28 grey pixels"):
+        logged_image(content)
+
+
+def tags(page: str) -> list[Any]:
+    """The tags of a page, with the names of their attributes."""
+    found: list[Any] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))  # type: ignore[method-assign]
+    parser.feed(page)
+    return found
+
+
+def test_names_in_the_page_are_text_and_close_no_script() -> None:
+    def page(name: str) -> str:
+        curves = {name: pd.DataFrame({0: [0.9, 0.99]}, index=[1, 2])}
+        return plots.interactive(curves, curves, name)
+
+    assert tags(page(HOSTILE)) == tags(page("GN"))
+    assert "alert(1)" in page(HOSTILE)
+    assert tags(f"<script>{HOSTILE}</script>") != tags("<script></script>")  # this is how one would show
+
+
+def test_names_in_the_readme_and_in_tables_are_text(tmp_path: Path) -> None:
+    from test_summary import tables_from  # which imports this file
+
+    tables = tables_from({f"{HOSTILE}|`](javascript:alert(3))\n{END}": [3], "=1+1": [4]})
+    tables.results["run_id"] = ["`<b>", "@x"]
+    tables.results["study"] = "=cmd|' /C calc'!A1"
+    block = render(tables, figures_at=Path("report"))
+    assert not re.search(r"<[a-z/!]|(?<!\\)\](?=\(javascript)|`<b>", block, re.IGNORECASE)
+    assert {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")} == {8}
+    assert all(re.fullmatch(r"report/[a-z0-9_]+\.png", path) for path in re.findall(r"(?<!\\)\]\((.*?)\)", block))
+    tables.save(tmp_path)
+    text = pd.read_csv(tmp_path / "results.csv")
+    assert text["study"].tolist() == ["'=cmd|' /C calc'!A1"] * 2
+    assert text["group"].tolist()[1] == "'=1+1"
+    assert text["run_id"].tolist()[1] == "'@x"
+
+
 def test_readme_without_marks_is_refused_before_anything_is_written(studied_store: str, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("no marks")
@@ -188,29 +289,8 @@ def server(migrated_store: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a real `mlflow server` that also serves the artifacts."""
     database = tmp_path / "server.db"
     database.write_bytes(migrated_store.read_bytes())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(tmp_path / "served")]
-    environment = clean_environment("", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.25)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+    with tracking_server(f"sqlite:///{database}", tmp_path) as running:
+        yield running.address
 
 
 def test_writer_and_report_work_the_same_through_a_real_http_server(
@@ -219,7 +299,7 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
     configs = [TrainConfig.of(**{**config.model_dump(), "device": "cpu"}) for config in CONFIGS]
     with using(server, tmp_path, monkeypatch):
         for config in configs:
-            train(config, MlflowTracker())
+            single(config)
         folder, readme = write_report(tmp_path, configs, parent_id=None)
         runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
         [run] = [run for run in runs if run.data.tags[Tag.VARIANT] == "LN"]

@@ -18,10 +18,9 @@ from normstudy.config import TrainConfig
 from normstudy.data import load_mnist, normalise
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
+from normstudy.launch import single
 from normstudy.model import DigitNet
 from normstudy.tracking import Artifact, Metric, Tag
-from normstudy.train import train
-from normstudy.trial_log import MlflowTracker
 
 
 def run_of(variant: str) -> Run:
@@ -153,7 +152,7 @@ def test_the_three_are_children_of_one_finished_study(studied_store: str) -> Non
 
 def test_diverged_run_ends_failed_with_its_step_and_no_result(store: str) -> None:
     with pytest.raises(Diverged, match="not finite") as caught:
-        train(TrainConfig(norm="none", lr=1e9, epochs=2, train_size=640, device="cpu"), MlflowTracker())
+        single(TrainConfig(norm="none", lr=1e9, epochs=2, train_size=640, device="cpu"))
     run = run_of("NONE")
     assert run.info.status == "FAILED"
     assert run.data.tags[Tag.FAILURE_STEP] == str(caught.value.step)
@@ -165,7 +164,7 @@ def test_diverged_run_ends_failed_with_its_step_and_no_result(store: str) -> Non
 
 def test_stopped_run_ends_killed(store: str) -> None:
     with pytest.raises(Interrupted, match="signal 15"):
-        train(TrainConfig(epochs=2, train_size=640, device="cpu"), MlflowTracker(), stop_signal=lambda: 15)
+        single(TrainConfig(epochs=2, train_size=640, device="cpu"), stop_signal=lambda: 15)
     assert run_of("GN").info.status == "KILLED"
 
 
@@ -175,7 +174,7 @@ def test_parameters_already_logged_in_another_spelling_do_not_clash(
     waiting = mlflow.MlflowClient().create_run("0")
     mlflow.MlflowClient().log_param(waiting.info.run_id, "lr", "6e-2")
     monkeypatch.setenv("MLFLOW_RUN_ID", waiting.info.run_id)
-    train(TrainConfig(epochs=1, train_size=640, device="cpu"), MlflowTracker())
+    single(TrainConfig(epochs=1, train_size=640, device="cpu"))
     run = mlflow.get_run(waiting.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["lr"] == "6e-2"
