@@ -61,8 +61,9 @@ def begin(path: Path, settings: Settings, *, quick: bool, resume: bool) -> dict[
     plan = json.loads(json.dumps(dataclasses.asdict(settings)))
     if resume and path.exists():
         raw: dict[str, Any] = json.loads(path.read_text())
-        if raw["settings"] != plan:
+        if any(plan[name] != value for name, value in raw["settings"].items()):
             raise typer.BadParameter(f"--resume: {path} was measured with other settings: {raw['settings']}")
+        raw["settings"] = plan  # with the settings of stages that are newer than the file
         return raw
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

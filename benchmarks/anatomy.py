@@ -1,6 +1,5 @@
 """From the bare limit to our epoch, one thing more at a time, in one process: what each adds."""
 
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Annotated, Any
@@ -8,12 +7,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.measurement import BATCH_SIZE, WARM_UP_STEPS, print_result
+from benchmarks.measurement import BATCH_SIZE, STILL, WARM_UP_STEPS, print_result, seconds_of
 from benchmarks.ours import bare_and_our_step, evaluate_once, in_our_format, training_batches
 from normstudy.config import TrainConfig
 from normstudy.data import load_data
-
-STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 
 def main(
@@ -47,18 +44,11 @@ def main(
     evaluation = evaluate_once(config, data.test)
     for _ in range(turns):
         for name, prepare in works.items():
-            seconds[name].append(timed(prepare()) * steps / count)
-        seconds["evaluation"].append(timed(evaluation))
+            seconds[name].append(seconds_of(prepare()) * steps / count)
+        seconds["evaluation"].append(seconds_of(evaluation))
     medians = {name: median(values) for name, values in seconds.items()}
     medians["and evaluated: an epoch"] = medians["and augmented"] + medians.pop("evaluation")
     print_result(epoch_seconds=medians)
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Wall time of a call."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

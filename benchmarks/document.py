@@ -39,6 +39,8 @@ def page(results: Results) -> str:
         "memory": ("Memory", sections.memory_section),
         "growth": ("More training images", sections.growth_section),
         "stack": ("Seeds in lock-step", sections.stack_section),
+        "scaling": ("More workers", sections.scaling_section),
+        "driver": ("A thousand trials", sections.driver_section),
     }
     warning = "\n**A quick run on few images, to see that the suite works: its figures mean nothing.**\n"
     parts = [

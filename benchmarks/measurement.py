@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 STARTED = float(
@@ -13,12 +14,20 @@ STARTED = float(
 RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 BATCH_SIZE = 64
 ROTATION, TRANSLATION, SCALE = 10.0, 2.0, 0.1  # degrees, pixels, fraction: the defaults of TrainConfig, a test compares
+STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}  # settings without augmentation
 WARM_UP_STEPS = 50  # of the contenders whose first epoch is cut short
 
 
 def startup_seconds() -> float:
     """Seconds since this process was started."""
     return time.time() - STARTED
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall time of a call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 def peak_bytes() -> int:

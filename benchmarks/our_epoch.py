@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.measurement import BATCH_SIZE, print_result, startup_seconds
+from benchmarks.measurement import BATCH_SIZE, STILL, print_result, seconds_of, startup_seconds
 from benchmarks.ours import evaluate_once, run_until_stopped, time_epochs, training_batches
 from normstudy.config import MNIST_TRAIN_IMAGES, TrainConfig
 from normstudy.data import load_data
@@ -59,7 +59,7 @@ def main(
     time_epochs(clock.training, clock.logging)
     run_until_stopped(config, lambda: clock.stop_after(epochs))
     data = load_data(config, torch.device("cpu"))
-    plain = config.model_copy(update={"rotation": 0.0, "translation": 0.0, "scale": 0.0})
+    plain = config.model_copy(update=STILL)
     evaluation = evaluate_once(config, data.test)
     evaluation()  # warms up
     augmented, unaugmented = (pass_seconds(training_batches(data.train, each)) for each in (config, plain))
@@ -67,21 +67,14 @@ def main(
         epoch_seconds=clock.ends[-1] - clock.ends[-2],
         startup_seconds=clock.startup,
         augmentation_seconds=augmented - unaugmented,
-        evaluation_seconds=seconds(evaluation),
+        evaluation_seconds=seconds_of(evaluation),
         tracking_seconds=mean(clock.logging_seconds),
     )
 
 
 def pass_seconds(batches: Iterable[Any]) -> float:
     """Wall time of making all batches, each thrown away."""
-    return seconds(lambda: deque(batches, maxlen=0))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of a call."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    return seconds_of(lambda: deque(batches, maxlen=0))
 
 
 if __name__ == "__main__":

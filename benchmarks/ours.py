@@ -59,8 +59,7 @@ def model_and_optimizer(config: TrainConfig, steps: int) -> tuple[DigitNet, SGD]
 
 def step_on_one_batch(config: TrainConfig) -> Callable[[], object]:
     """A function that takes one training step, as `normstudy.train` does, always on the same batch."""
-    model, optimizer = model_and_optimizer(config, steps=1)
-    step = training.training_step(model.train(), optimizer, config)
+    _, step = bare_and_our_step(config)
     images = in_our_format(torch.randn(config.batch_size, 1, 28, 28))
     labels = torch.randint(10, (config.batch_size, 1))
     return lambda: step(images, labels)

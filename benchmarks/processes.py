@@ -60,7 +60,9 @@ class Workplace:
             process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=clean_environment(self.store, threads, BENCHMARK_STARTED=repr(started), **environment),
+                env=clean_environment(
+                    self.store, threads, BENCHMARK_STARTED=repr(started), **self.state, **environment
+                ),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -71,6 +73,11 @@ class Workplace:
         if process.returncode:
             raise BenchmarkError(f"{' '.join(command)}: exit status {process.returncode}\n{text[-2000:]}")
         return Finished(seconds=seconds, peak_bytes=usage.ru_maxrss * RESIDENT_UNIT, output=text)
+
+    @property
+    def state(self) -> dict[str, str]:
+        """Where normstudy keeps its records of runs."""
+        return {"NORMSTUDY_STATE": str(self.folder / "state")}
 
     def module(self, name: str, *arguments: str, threads: int = 1) -> Finished:
         """`python -m NAME ARGUMENTS` in this folder."""

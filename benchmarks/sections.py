@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.measurement import BATCH_SIZE, ROTATION, SCALE, TRANSLATION, WARM_UP_STEPS
 from benchmarks.suite import BARE, CONTENDERS, LIGHTNING, OURS, USUAL
 from benchmarks.summary import Results, Spread, exponents, ratio
-from benchmarks.targets import AROUND, TRAINING, case_name, usual_three_in_a_row
+from benchmarks.targets import AROUND, TRAINING, case_name, scaling_of, usual_three_in_a_row
 
 MEBIBYTE = 2**20
 
@@ -238,6 +238,27 @@ def stack_section(results: Results) -> str:
 the last epoch; of the whole command: its wall time, start-up included; both divided by seeds (and epochs).
 
 {markdown(header, rows)}"""
+
+
+def scaling_section(results: Results) -> str:
+    """Trials an hour by number of processes."""
+    first = results.table("scaling").iloc[0]
+    rows = [(workers, f"{hourly:.0f}", f"{over:.2f}") for workers, hourly, over in scaling_of(results)]
+    return f"""`python -m normstudy study EXPERIMENT --workers N`: {first.trials:.0f} trials of GN, {first.epochs:.0f} \
+epochs each, one thread a trial, from the start of the command to its exit, measured once.
+
+{markdown(("workers", "trials an hour", "over one worker"), rows)}"""
+
+
+def driver_section(results: Results) -> str:
+    """What a study costs beside its trials."""
+    row = results.table("driver").iloc[0]
+    return f"""A study of {row.trials:,.0f} trials that do nothing, on sqlite: for each the driver makes a run, looks \
+for rivals, claims it, and reads how it ended. Its own wall time, the start of the study included, is \
+{row.driver_ms:.1f} ms a trial. With normstudy's own processes, 2 at once, a trial of {row.trials_in_processes:.0f} \
+takes {row.processes_wall_ms:.0f} ms from end to end, of which {row.processes_driver_cpu_ms:.0f} ms are CPU time of \
+the driver.
+"""
 
 
 def cuda_section(results: Results) -> str:

@@ -39,6 +39,7 @@ from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig
 log_fake_runs([TrainConfig(**variant) for variant in {variants!r}], {seeds})
 """
+TINY: dict[str, Any] = {"scaling_trials": 2, "scaling_epochs": 1, "trivial_trials": 20}
 HAS_CUDA = "import torch; print(torch.cuda.is_available())"
 
 
@@ -57,6 +58,10 @@ class Settings:
     report_rounds: int = 2
     stacks: tuple[int, ...] = (1, 2, 4)
     cuda_seeds: int = 10  # of three variants each
+    workers: tuple[int, ...] = (1, 2)
+    scaling_trials: int = 4
+    scaling_epochs: int = 5
+    trivial_trials: int = 1_000
 
     @classmethod
     def quick(cls, **chosen: Any) -> "Settings":
@@ -69,7 +74,7 @@ class Settings:
             "growth": (320, 640),
             "memory": (320, 640),
         }
-        return cls(**{**small, "report_seeds": (1, 2), "stacks": (1, 2), "cuda_seeds": 2, **chosen})
+        return cls(**{**small, "report_seeds": (1, 2), "stacks": (1, 2), "cuda_seeds": 2, **TINY, **chosen})
 
     def size_options(self, epochs: int) -> list[str]:
         """Options of `python -m normstudy` for so many epochs of this size."""
@@ -105,6 +110,8 @@ class Suite:
             "growth": self.growth,
             "cuda": self.cuda,
             "stack": self.stack,
+            "scaling": self.scaling,
+            "driver": self.driver,
         }
 
     def epochs(self, number: int) -> list[Record]:
@@ -245,6 +252,22 @@ class Suite:
             size = {"stack": stack, "seeds": seeds, "epochs": epochs}
             records.append({**size, "wall_seconds": finished.seconds, "seconds_per_seed_and_epoch": last / stack})
         return records
+
+    def scaling(self) -> list[Record]:
+        """The same trials by one process at a time and by several, from the start of the command to its exit."""
+        records, (trials, epochs) = [], (self.settings.scaling_trials, self.settings.scaling_epochs)
+        for workers in self.settings.workers:
+            with self.place() as place:
+                options = ["--workers", str(workers), *self.settings.size_options(epochs)]
+                finished = place.module("normstudy", "study", experiment_file(place, VARIANTS[:1], trials), *options)
+            size = {"workers": workers, "trials": trials, "epochs": epochs}
+            records.append({**size, "wall_seconds": finished.seconds})
+        return records
+
+    def driver(self) -> list[Record]:
+        """What a study spends on each of many trials that do nothing."""
+        with self.place() as place:
+            return [place.module("benchmarks.driver", str(self.settings.trivial_trials)).result()]
 
 
 def faster_workers(records: list[Record], norm: str, threads: int) -> int:

@@ -14,6 +14,7 @@ AROUND = Limit("under", 10, " %")
 REPORT = {"sqlite": Limit("under", 15, " s"), "HTTP": Limit("under", 25, " s")}
 GROWTH = Limit("at most", 1.05)
 CUDA = {1: Limit("under", 8, " s"), 30: Limit("under", 60, " s")}  # by the number of runs
+SCALING, DRIVER = Limit("at least", 1.7, " x"), Limit("under", 50, " ms")
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ def judged(target: str, case: str, spread: Spread, limit: Limit, digits: int = 2
 
 def judge(results: Results) -> list[Judged]:
     """All targets, in order."""
-    return [
-        row for judges in (judge_epochs, judge_study, judge_run, judge_reports, judge_cuda) for row in judges(results)
-    ]
+    everything = (judge_epochs, judge_study, judge_run, judge_reports, judge_cuda, judge_many)
+    return [row for judges in everything for row in judges(results)]
 
 
 def case_name(norm: str, threads: int) -> str:
@@ -133,3 +133,26 @@ def judge_cuda(results: Results) -> Iterator[Judged]:
         own = [] if table.empty else list(table[table.runs == runs].wall_seconds)
         missing = Judged(target, "CUDA", "", str(limit), f"{NOT_MEASURED}: {reason}")
         yield judged(target, "CUDA", Spread.of(own), limit, 1) if own else missing
+
+
+def scaling_of(results: Results) -> list[tuple[int, float, float]]:
+    """Workers, trials an hour, and these over one worker's."""
+    table = results.table("scaling")
+    hourly = 3600 * table.trials / table.wall_seconds
+    return list(zip(table.workers, hourly, hourly / hourly.iloc[0], strict=True))
+
+
+def judge_many(results: Results) -> Iterator[Judged]:
+    """Targets 7 and 8: trials an hour by number of workers, and what the driver spends on each trial."""
+    target = "7. Trials an hour, over one worker's"
+    if results.table("scaling").empty:
+        yield Judged(target, "", "", str(SCALING), NOT_MEASURED)
+    else:
+        for workers, _, over in scaling_of(results)[1:]:
+            yield judged(target, f"{workers} workers", Spread.of([over]), SCALING)
+    target, driver = "8. The driver's time for a trial", results.table("driver")
+    if driver.empty:
+        yield Judged(target, "", "", str(DRIVER), NOT_MEASURED)
+    else:
+        case = f"study of {driver.trials.iloc[0]:,} trials, sqlite"
+        yield judged(target, case, Spread.of(driver.driver_ms), DRIVER, 1)

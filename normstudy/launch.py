@@ -152,6 +152,8 @@ def study(
                 (engine or LocalEngine(workers))(opened, jobs, stop_signal)
             if signal_number := stop_signal():
                 raise Interrupted(signal_number)
+            elsewhere = [key for key, (state, _) in opened.outcomes.items() if state == State.RUNNING]
+            opened.outcomes |= ledger.states(elsewhere, Tag.TRIAL_KEY)  # they may have finished meanwhile
             require_finished(experiment, opened.outcomes)
     return parent.run_id or parent.attempt
 
@@ -219,18 +221,30 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
         raise StudyError(f"study {experiment.name}: {'; '.join(unfinished)}")
 
 
-class LocalEngine:
-    """Processes of this machine, `workers` at once."""
+def run_trials(work: Work) -> None:
+    """What the process of a job does: train into the runs that wait for it."""
+    stop_signal = StopSignal(gone=nobody_reads_output)
+    if work.tracking_uri:
+        use(work.tracking_uri)
+    try:
+        train_claimed(work.trials, work.store, stop_signal)
+    except NormstudyError as error:
+        print(f"normstudy: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+
+class LocalEngine:
+    """Processes of this machine, `workers` at once; each calls `trial`."""
+
+    def __init__(self, workers: int, trial: Callable[[Work], None] = run_trials) -> None:
+        self.workers, self.trial = workers, trial
 
     def __call__(self, study: OpenStudy, jobs: Sequence[Job], stop_signal: Stop) -> None:
         processes = Processes(study.bar)
 
         def run(job: Job) -> None:
             if not processes.stopped and (work := study.begin(job)):
-                processes.run(job[0].variant, run_trials, work)
+                processes.run(job[0].variant, self.trial, work)
                 study.conclude(work)
 
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
@@ -245,18 +259,6 @@ class LocalEngine:
             except BaseException:  # an interrupted notebook, a process that can't be started
                 processes.stop()
                 raise
-
-
-def run_trials(work: Work) -> None:
-    """What the process of a job does: train into the runs that wait for it."""
-    stop_signal = StopSignal(gone=nobody_reads_output)
-    if work.tracking_uri:
-        use(work.tracking_uri)
-    try:
-        train_claimed(work.trials, work.store, stop_signal)
-    except NormstudyError as error:
-        print(f"normstudy: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
 
 
 def lock_steps(configs: Sequence[TrainConfig], stack: int) -> list[Job]:

@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -12,7 +13,7 @@ import mlflow
 
 from normstudy.config import TrainConfig
 from normstudy.courier import deliver, say
-from normstudy.errors import StorageError, TrackingError
+from normstudy.errors import StorageError, Superseded, TrackingError
 from normstudy.spool import Spool, is_locked, state_root
 from normstudy.tracking import Tag, chosen_experiment, connect, experiment_name, first_line, identity, where
 from normstudy.trials import (
@@ -80,7 +81,7 @@ class ServerLedger:
 
     def states(self, keys: Sequence[str], key_tag: Tag) -> dict[str, tuple[State, str]]:
         runs = find_all(self.experiment, key_tag, keys)
-        found = {key: decisive(runs.get(key, [])) for key in keys}
+        found = {key: self._complete(decisive(runs.get(key, []))) for key in keys}
         self.found |= found
         return {key: (state, describe(found[key])) for key, state in states(found).items()}
 
@@ -118,6 +119,17 @@ class ServerLedger:
                 end_run(run_id, "KILLED", {Tag.FAILURE: GONE})
             found = get(run_id)
         return states({"": found})[""], describe(found)
+
+    def _complete(self, found: Found | None) -> Found | None:
+        """The run, once the server has its end: a process that was killed when all was recorded has sent a part."""
+        if found is None or found.status == "FINISHED":
+            return found
+        folder = found.folder(self.store)
+        if not (folder / "events.jsonl").is_file() or local_state(folder)[0] != State.FINISHED:
+            return found
+        with suppress(StorageError, Superseded):  # its process lives, or another one has taken it over
+            deliver(folder, "KILLED", GONE)
+        return get(found.run_id)
 
     def _patiently(self, ask: Callable[[bool], Answer]) -> Answer:
         """A server that restarts is asked again (True), for a minute."""

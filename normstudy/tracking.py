@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Tag(StrEnum):
     TRIAL_KEY = "normstudy.trial_key"
     STUDY_KEY = "normstudy.study_key"
     ATTEMPT = "normstudy.attempt"
+    MADE_BY = "normstudy.made_by"
     HEARTBEAT = "normstudy.heartbeat"
     HOST = "normstudy.host"
     VARIANT = "normstudy.variant"
@@ -77,6 +78,8 @@ def connect() -> str:
     with one_line_errors():
         if not uri.startswith(("http", "sqlite")):
             create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
+        if not has_store():
+            make_sqlite(Path(uri.removeprefix("sqlite:///")))
         mlflow.MlflowClient().search_experiments(max_results=1)
     return uri
 
@@ -90,6 +93,9 @@ def use(uri: str) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # no model of ours needs it
+    # otherwise a server says how large a file is, and so how much memory the client sets aside
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(uri)
@@ -102,6 +108,18 @@ def has_store() -> bool:
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
+def make_sqlite(path: Path) -> None:
+    """Make an SQLite store that isn't there, with all its tables at once: processes that each make some get in one
+    another's way, and one that is killed leaves a store that MLflow refuses."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        with suppress(OSError):  # another process was first, or a file system without links: MLflow makes it in place
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what MLflow and its database raise into a `TrackingError` of one line, without a password."""
@@ -112,13 +130,19 @@ def one_line_errors() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says, in one line, without a password."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return without_password(line)
 
 
 def where(uri: str | None = None) -> str:
     """A tracking URI, else the one in use, for messages: without user and password."""
-    return re.sub(r"(?<=://)[^/]*@", "", uri or mlflow.get_tracking_uri())
+    return without_password(uri or mlflow.get_tracking_uri())
+
+
+def without_password(text: str) -> str:
+    """The text without users and passwords of the URIs in it."""
+    return re.sub(r"(?i)([?&](?:user|password)=)[^&\s]*", r"\1...", re.sub(r"(?<=://)[^/\s]*@", "", text))
 
 
 def experiment_name() -> str:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from mlflow.entities import Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
-from normstudy.spool import is_locked, state_root
+from normstudy.spool import is_locked, state_root, writing
 from normstudy.tracking import Tag, where
 
 CLAIM = "normstudy.claim."  # name of a claim's parameter, before its number
@@ -101,8 +101,9 @@ class Driver:
         self.lock = FileLock(_driver_lock(store, self.token), thread_local=False)
 
     def __enter__(self) -> "Driver":
-        Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        self.lock.acquire()
+        with writing(Path(self.lock.lock_file)):
+            Path(self.lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,6 +117,8 @@ def _driver_lock(store: str | None, token: str) -> Path:
 
 def find_all(experiment_id: str, key_tag: Tag, keys: Collection[str] | None) -> dict[str, list[Found]]:
     """The runs of each of these keys, or (None) of all, in an experiment, newest first."""
+    if keys is not None and not keys:
+        return {}
     only = next(iter(keys)) if keys is not None and len(keys) == 1 else None
     query = f"tags.`{key_tag}` = '{only}'" if only else f"tags.`{key_tag}` LIKE '%'"
     client, token = mlflow.MlflowClient(), None
@@ -141,9 +144,13 @@ def get(run_id: str) -> Found:
 
 
 def decisive(runs: Iterable[Found]) -> Found | None:
-    """Of a trial's runs, newest first, the one that counts: the newest finished, else the newest that was claimed."""
-    claimed = [run for run in runs if run.status == "FINISHED" or run.claims]
-    return next((run for run in claimed if run.status == "FINISHED"), claimed[0] if claimed else None)
+    """Of a trial's runs, newest first, the one that counts: the newest finished, else the newest that was claimed, else
+    one whose process died before it claimed it."""
+    runs = list(runs)
+    finished = [run for run in runs if run.status == "FINISHED"]
+    claimed = [run for run in runs if run.claims]
+    orphaned = [run for run in runs if not run.claims and (run.status != "RUNNING" or is_living(run) is False)]
+    return next(iter([*finished, *claimed, *orphaned]), None)
 
 
 def states(found: Mapping[str, Found | None]) -> dict[str, State]:
@@ -170,7 +177,7 @@ def is_living(run: Found) -> bool | None:
 
     On the machine where it trains, by locks, which the kernel frees at a process's death; elsewhere by its heartbeat.
     """
-    store, token = where(), (run.claims or [""])[-1]
+    store, token = where(), (run.claims or [run.tags.get(Tag.MADE_BY, "")])[-1]
     host = run.tags.get(Tag.HOST) or token.partition(":")[0]
     if host == HOST:
         locks = [run.folder(store) / "lock", _driver_lock(store, token)]
@@ -226,7 +233,7 @@ def claim_new(
     may have been lost on its way. With `force` other runs of the trial don't count.
     """
     attempt = waiting or attempt
-    marks = {**tags, key_tag: key, Tag.ATTEMPT: attempt, Tag.HEARTBEAT: now_milliseconds()}
+    marks = {**tags, key_tag: key, Tag.ATTEMPT: attempt, Tag.MADE_BY: token, Tag.HEARTBEAT: now_milliseconds()}
     if waiting:
         log_tags(waiting, marks)
         mine = waiting

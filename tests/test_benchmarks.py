@@ -147,7 +147,7 @@ def test_what_was_not_measured_has_no_verdict_and_no_figure() -> None:
     rows = judge(Results(raw_results(bare=8, ours=8.5, usual_0=20, usual_2=16)))
     missing = {row.target: row for row in rows if row.verdict not in ("met", "not met")}
     assert missing["2. Lightning's epoch, over ours"].verdict == "not measured: Lightning is not installed"
-    assert {target[0] for target in missing} == set("23456")
+    assert {target[0] for target in missing} == set("2345678")
     assert not any(row.figure for row in missing.values())
 
 
@@ -170,6 +170,14 @@ def test_study_run_and_report_are_judged_and_written(tmp_path: Path) -> None:
         "memory": [{"images": 5_000, "peak_bytes": 2**30}],
         "growth": [{"images": n, "epoch_seconds": n / 1e4} for n in (15_000, 30_000)],
         "cuda": [],
+        "scaling": [
+            {"workers": workers, "trials": 4, "epochs": 5, "wall_seconds": seconds}
+            for workers, seconds in {1: 180.0, 2: 100.0}.items()
+        ],
+        "driver": [
+            {"driver_ms": 60.0, "processes_wall_ms": 90.0, "processes_driver_cpu_ms": 20.0}
+            | {"trials": 1_000, "trials_in_processes": 100}
+        ],
         "stack": [{"stack": 1, "seeds": 4, "epochs": 2, "wall_seconds": 90.0, "seconds_per_seed_and_epoch": 9.0}],
     }
     rows = {(row.target, row.case): row for row in judge(Results(raw))}
@@ -181,8 +189,13 @@ def test_study_run_and_report_are_judged_and_written(tmp_path: Path) -> None:
     assert rows["5. Growth of the report, exponent", "HTTP, 3 to 30 runs"].verdict == "met"
     assert rows["5. Growth of the report, exponent", "HTTP, 30 to 300 runs"].verdict == "not met"
     assert rows["6. 30 runs", "CUDA"].verdict == "not measured: no CUDA device was at hand"
+    workers = rows["7. Trials an hour, over one worker's", "2 workers"]
+    assert (workers.figure, workers.verdict) == ("1.80 x", "met")
+    driver = rows["8. The driver's time for a trial", "study of 1,000 trials, sqlite"]
+    assert (driver.figure, driver.verdict) == ("60.0 ms", "not met")
     write_documents(raw, tmp_path)
     page = (tmp_path / "README.md").read_text()
+    assert "| 2 | 144 | 1.80 |" in page
     assert "are 75 to 75 % of it" in page
     assert "the bare steps of three such runs, one thread each on 1 core, take 480 s" in page  # 3 * 20 * 8
     assert "would be 2.0 times faster" in page  # 3 * (4 + 20 * 16) / 480

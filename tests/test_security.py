@@ -2,14 +2,12 @@
 
 import ast
 import hashlib
-import io
 import json
 import pickle
 import runpy
 import shutil
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,35 +21,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROJECT, only_line, run_cli, using
-from PIL import Image, PngImagePlugin
+from conftest import PROJECT, using
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from test_report import ROW, picture, table
 
+from normstudy.checkpoint import read_checkpoint
 from normstudy.config import TrainConfig
-from normstudy.errors import NormstudyError, ReportError
-from normstudy.plots import COLUMNS, logged_image, logged_table
+from normstudy.errors import CheckpointError, NormstudyError, ReportError
 from normstudy.report import report
 from normstudy.runs import CURVES, finished_trials, page_run, planned_in
 from normstudy.tracking import Artifact, Tag
 
 CONFIG = TrainConfig(epochs=1)
 RUN_ID, PARENT_ID = "a" * 32, "b" * 32
-ROW = [17, 3, 5, 0.9, 0.05, 3.0]
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-
-
-def table(*rows: list[Any]) -> bytes:
-    return json.dumps({"columns": [*COLUMNS], "data": rows}).encode()
-
-
-def picture(mode: str = "L", size: tuple[int, int] = (28, 28), form: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size).save(file, form, **options)
-    return file.getvalue()
+IMAGE = f"{Artifact.TEN}/index17_true3_predicted5.png"  # of ROW
 
 
 class Server(ThreadingHTTPServer):
-    """A tracking server that plays whatever a test wants; by default an honest one with one run and its study."""
+    """A tracking server that plays whatever a test wants; as it starts an honest one with one run and its study."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -61,36 +49,28 @@ class Server(ThreadingHTTPServer):
         self.value: Any = 0.9999
         self.uri = f"mlflow-artifacts:/1/{RUN_ID}/artifacts"
         self.params = {name: str(value) for name, value in CONFIG.model_dump().items()} | {"parameters": "7522"}
-        self.tags = {Tag.TRIAL_KEY: CONFIG.trial_key, Tag.CORES: "2", Tag.PARENT: PARENT_ID}
-        study = {"study": "name", "trials": [CONFIG.model_dump()]}
+        self.tags: dict[str, str] = {Tag.TRIAL_KEY: CONFIG.trial_key, Tag.CORES: "2", Tag.PARENT: PARENT_ID}
         self.artifacts = {
             Artifact.MISCLASSIFIED: table(ROW),
-            f"{Artifact.TEN}/index17_true3_predicted5.png": picture(),
-            Artifact.STUDY: json.dumps(study).encode(),
+            Artifact.STUDY: json.dumps({"study": "name", "trials": [CONFIG.model_dump()]}).encode(),
+            IMAGE: picture(),
         }
-        self.listing = ["../../evil", "/tmp/evil", "%2e%2e/%2e%2e/evil"]
 
     def run(self, run_id: str) -> dict[str, Any]:
-        info = {"run_id": run_id, "run_uuid": run_id, "experiment_id": "1", "status": "FINISHED", "start_time": 1,
-                "artifact_uri": self.uri, "lifecycle_stage": "active"}  # fmt: skip
-        data = {
-            name: [{"key": k, "value": v} for k, v in values.items()]
-            for name, values in {"params": self.params, "tags": self.tags}.items()
-        }
-        return {"info": info, "data": data}
+        info = {"run_id": run_id, "run_uuid": run_id, "status": "FINISHED", "artifact_uri": self.uri}
+        data = {"params": self.params.items(), "tags": self.tags.items()}
+        return {"info": info, "data": {name: [{"key": k, "value": v} for k, v in data[name]] for name in data}}
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Any:
-        experiment = {"experiment_id": "1", "name": "normstudy", "lifecycle_stage": "active"}
-        name = path.partition("/artifacts/")[2].partition("/artifacts/")[2]
+        point = {"run_id": RUN_ID, "step": 1, "timestamp": 1, "value": self.value}
+        listing = [{"path": path, "is_dir": False} for path in ("../../evil", "/tmp/evil", "%2e%2e/%2e%2e/evil")]
         return {
-            "experiments/search": {"experiments": [experiment]},
+            "experiments/search": {"experiments": [{"experiment_id": "1"}]},
             "runs/search": {"runs": [self.run(RUN_ID)]},
             "runs/get": {"run": self.run(query.get("run_id", [""])[0])},
-            "metrics/get-history-bulk": {
-                "metrics": [{"run_id": RUN_ID, "step": 1, "timestamp": 1, "value": self.value}]
-            },
-            "mlflow-artifacts/artifacts": {"files": [{"path": path, "is_dir": False} for path in self.listing]},
-        }.get(path, self.artifacts.get(name))
+            "metrics/get-history-bulk": {"metrics": [point]},
+            "mlflow-artifacts/artifacts": {"files": listing},
+        }.get(path, self.artifacts.get(path.partition("/artifacts/")[2].partition("/artifacts/")[2]))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -107,10 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_POST = do_PUT = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
+    do_POST = do_PUT = do_GET  # noqa: N815
+    log_message = staticmethod(lambda *_: None)  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -124,7 +102,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.shutdown()
 
 
-def refused(match: str, read: Callable[[], Any] = partial(finished_trials, [CONFIG], None)) -> None:
+read_trials = partial(finished_trials, [CONFIG], None)
+
+
+def refused(match: str, read: Callable[[], Any] = read_trials) -> None:
     with pytest.raises(ReportError, match=match) as caught:
         read()
     assert str(caught.value).isprintable()
@@ -139,72 +120,10 @@ def test_an_honest_server_is_reported_without_following_a_listing_of_its(server:
     assert any(line.startswith("PUT") and line.endswith("/interactive.html") for line in server.requests)
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (table(["../../evil", *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table([10_000, *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table([-1, *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table([2**70, *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table([17.0, *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table([None, *ROW[1:]]), "index is not a whole number from 0 to 9999"),
-        (table(ROW, ROW), "it has an index twice"),
-        (table([1, True, *ROW[2:]]), "true is not a whole number from 0 to 9"),
-        (table([1, 3, "/etc/passwd", *ROW[3:]]), "predicted is not a whole number from 0 to 9"),
-        (table([*ROW[:3], float("nan"), *ROW[4:]]), "confidence is not a number from 0 to 1"),
-        (table([*ROW[:5], float("inf")]), "loss is not a number from 0"),
-        (table([*ROW[:5], {"a": 1}]), "loss is not a number from 0"),
-        (table(ROW[:5]), "it is not rows of 6 values"),
-        (b'{"columns": ["index"], "data": [[1]]}', "its columns are not index, true, predicted, confidence"),
-        (b'{"columns": [], "data": [], "index": []}', "it is not a table of columns and data"),
-        (b"[" * 100_000, "it is not JSON"),
-        (b"\xff\xfe", "it is not JSON"),
-    ],
-)  # fmt: skip
-def test_a_table_that_no_trial_logs_is_refused(content: bytes, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        logged_table(content)
-
-
 def test_names_of_images_made_from_a_hostile_table_are_never_asked_for(server: Server) -> None:
     server.artifacts[Artifact.MISCLASSIFIED] = table(["../../../../evil", *ROW[1:]])
-    refused(
-        f"^run {RUN_ID}: artifact misclassified/table.json: index is not a whole number from 0 to 9999 in every row$"
-    )
+    refused(f"^run {RUN_ID}: artifact misclassified/table.json: index is not a whole number from 0 to 9999 in every")
     assert not any("evil" in line for line in server.requests)
-
-
-def bomb() -> bytes:
-    """A text chunk of 64 MiB, compressed."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text("comment", "0" * 2**26, zip=True)
-    return picture(pnginfo=text)
-
-
-def claiming(width: int, height: int) -> bytes:
-    """An image whose header claims a size that its pixels don't have."""
-    content = picture()
-    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + content[24:29]
-    return content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (picture(size=(28, 29)), "not 28 x 28 grey pixels"),
-        (picture(mode="RGB"), "not 28 x 28 grey pixels"),
-        (claiming(9_000, 9_000), "not 28 x 28 grey pixels"),
-        (claiming(60_000, 60_000), "no PNG that can be read"),  # Pillow's own limit
-        (picture(form="JPEG"), "no PNG that can be read"),
-        (picture(form="GIF"), "no PNG that can be read"),
-        (picture()[:60], "no PNG that can be read"),
-        (bomb(), "no PNG that can be read"),
-        (b"", "no PNG that can be read"),
-    ],
-)  # fmt: skip
-def test_an_image_that_is_no_small_grey_png_is_refused(content: bytes, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        logged_image(content)
 
 
 def test_an_artifact_too_large_is_refused(server: Server) -> None:
@@ -218,36 +137,34 @@ def test_a_metric_that_is_not_finite_is_refused_by_name(server: Server, value: A
     refused(f"^run {RUN_ID}: {CURVES[0]} is not finite at epoch 1$")
 
 
-def test_text_of_the_server_in_a_message_stays_in_one_line(server: Server) -> None:
-    server.params["lr"] = "fast\nroot: \x1b[2J\u202e"
-    refused(f"run {RUN_ID}: its parameters are no configuration: lr=fast root: ")
-    server.params = {"cls": "1"}
-    refused(f"run {RUN_ID}: its parameters are no configuration")
-
-
 @pytest.mark.parametrize(
     ("where", "name", "text", "complaint"),
     [
-        ("tags", Tag.PARENT, "../../x", f"run {RUN_ID}: mlflow.parentRunId=../../x: not a run id"),
-        ("tags", Tag.CORES, "<b>2</b>", f"run {RUN_ID}: cores=<b>2</b>: not a whole number"),
-        ("tags", Tag.STACK, "-1", f"run {RUN_ID}: stack=-1: not a whole number"),
-        ("params", "parameters", "9" * 5000, f"run {RUN_ID}: parameters=999"),
+        ("tags", Tag.PARENT, "../../x", "mlflow.parentRunId=../../x: not a run id"),
+        ("tags", Tag.CORES, "<b>2</b>", "cores=<b>2</b>: not a whole number"),
+        ("params", "parameters", "9" * 5000, "parameters=999"),
+        ("params", "lr", "fast\nroot: \x1b[2J\u202e", "its parameters are no configuration: lr=fast root: "),
+        ("params", "cls", "1", "its parameters are no configuration"),
     ],
-)
+)  # fmt: skip
 def test_tags_and_parameters_of_another_kind_are_refused(
     server: Server, where: str, name: str, text: str, complaint: str
 ) -> None:
     getattr(server, where)[name] = text
-    refused(complaint)
+    refused(f"^run {RUN_ID}: {complaint}")
+
+
+def test_parameters_in_which_a_process_claims_a_run_are_not_its_configuration(server: Server) -> None:
+    server.params["normstudy.attempt"] = "1"
+    assert read_trials()[0].config == CONFIG
 
 
 def test_password_and_token_are_sent_to_no_other_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
     with Server() as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        host = other.address.removeprefix("http://")
-        for uri in (f"mlflow-artifacts://{host}/1", f"http://{host}/api/2.0/mlflow-artifacts/artifacts/1", "models:/m/1",
-                    f"http://{host}\\@{server.address.removeprefix('http://')}/1"):  # fmt: skip
+        host, own = (address.removeprefix("http://") for address in (other.address, server.address))
+        for uri in (f"mlflow-artifacts://{host}/1", f"http://{host}/1", f"http://{host}\\@{own}/1", "models:/m/1"):
             server.uri = uri
             refused(f"run {RUN_ID}: its artifacts are not on {server.address} but ")
         other.shutdown()
@@ -255,63 +172,46 @@ def test_password_and_token_are_sent_to_no_other_host(server: Server, monkeypatc
     assert not other.requests
 
 
-def test_a_server_elsewhere_chooses_no_folder_to_write_the_page_to(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = finished_trials([CONFIG], None)
+def test_no_message_shows_the_password_of_the_uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server.uri = "models:/m/1"
+    for address in (server.address, "http://127.0.0.1:9"):  # one that answers, one that doesn't
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("://", "://user:hunter2@"))
+        for read in (partial(finished_trials, [TrainConfig()], None), read_trials, partial(planned_in, PARENT_ID)):
+            with pytest.raises(NormstudyError, match=address) as caught:
+                read()
+            assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_elsewhere_chooses_no_folder_of_this_machine_for_the_page(server: Server, tmp_path: Path) -> None:
+    records = read_trials()
     assert page_run(records) == PARENT_ID
     for uri in (f"file://{tmp_path}/chosen", f"{tmp_path}/chosen"):
         server.uri = uri
         assert page_run(records) is None
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(mlflow, "get_run", lambda _: None)
-    assert page_run(records) == PARENT_ID
 
 
-@pytest.mark.parametrize(
-    ("study", "complaint"),
-    [
-        ({"study": "name"}, "it is no study with a list of trials"),
-        (["study", "trials"], "it is no study with a list of trials"),
-        ({"study": "name", "trials": 7}, "it is no study with a list of trials"),
-        ({"study": "name", "trials": [7]}, "it is no study with a list of trials"),
-        ({"study": "name", "trials": []}, "it is a study without trials"),
-        ({"study": "name", "trials": [{"norm": "../../x"}]}, "norm=../../x: unknown norm; choose from "),
-        ({"study": "name", "trials": [{"epochs": {"a": "b\nc"}}]}, "epochs="),
-    ],
-)
-def test_a_plan_that_is_none_is_refused(server: Server, study: Any, complaint: str) -> None:
+NO_TRIALS = [7, [7], [], [{"norm": "../../x"}], [{"epochs": {"a": "b\nc"}}]]
+
+
+@pytest.mark.parametrize("study", [{"study": "a"}, ["study"], *({"study": "a", "trials": item} for item in NO_TRIALS)])
+def test_a_plan_that_is_none_is_refused(server: Server, study: Any) -> None:
     server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
+    complaint = "(it is no study|it is a study without trials$|norm=../../x: unknown norm|epochs=)"
     refused(f"^run {PARENT_ID}: artifact study.json: {complaint}", partial(planned_in, PARENT_ID))
 
 
 def test_a_study_may_have_any_name(server: Server) -> None:
-    server.artifacts[Artifact.STUDY] = json.dumps(
-        {"study": "a\n\ud800<b>\x00", "trials": [CONFIG.model_dump()]}
-    ).encode()
+    study = {"study": "a\n\ud800<b>\x00", "trials": [CONFIG.model_dump()]}
+    server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
     assert planned_in(PARENT_ID) == ("a  <b>", [CONFIG])
 
 
-@pytest.mark.parametrize("parent_id", ["../../x", "x' OR '1' = '1", "/etc", "a\nb", "runs:/x"])
-def test_a_parent_that_is_no_run_id_is_refused_in_one_line(parent_id: str) -> None:
-    refused("^parent=.*: not a run id$", partial(planned_in, parent_id))
-
-
-def test_command_line_refuses_a_path_as_parent_in_one_line(tmp_path: Path) -> None:
-    done = run_cli("report", "--parent", "../../x", store=f"sqlite:///{tmp_path}/none.db", cwd=tmp_path)
-    assert done.returncode == 1
-    assert only_line(done.stderr) == "normstudy: error: parent=../../x: not a run id"
-    assert not list(tmp_path.iterdir())
-
-
-class Evil:
-    """Its pickle makes the file `marker` when it is read."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+class Evil(str):
+    """The path of a marker; to read its pickle makes that file."""
 
     def __reduce__(self) -> Any:
-        return Path.touch, (self.marker,)
+        return Path.touch, (Path(self),)
 
 
 def read_model(evil: bytes, folder: Path) -> None:
@@ -326,39 +226,30 @@ def read_model(evil: bytes, folder: Path) -> None:
     mlflow.pytorch.load_model(str(path))
 
 
-def read_checkpoint_file(evil: bytes, folder: Path) -> None:
-    """Even with a checksum that is right."""
-    from normstudy.checkpoint import read_checkpoint
-
-    (folder / "epoch_00001.pt").write_bytes(hashlib.sha256(evil).digest() + evil)
-    read_checkpoint(folder / "epoch_00001.pt")
-
-
-def read_weights(evil: bytes, folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(evil)
-    load_file(folder / "model.safetensors")
+def kept(evil: bytes, file: Path) -> Path:
+    file.write_bytes(evil)
+    return file
 
 
 def read_configuration(evil: bytes, folder: Path) -> None:
-    (folder / "config.json").write_bytes(evil)
-    mlflow.artifacts.load_dict(str(folder / "config.json"))
+    mlflow.artifacts.load_dict(str(kept(evil, folder / "config.json")))
+
+
+def read_checkpoint_of(evil: bytes, folder: Path) -> None:
+    read_checkpoint(kept(hashlib.sha256(evil).digest() + evil, folder / "epoch_00001.pt"))  # its checksum is right
 
 
 # every place that loads what a server, a run or a disk holds; a new one gets a line here
 PLACES: dict[str, tuple[Callable[[bytes, Path], Any], type[Exception], str]] = {
-    "weights": (read_weights, Exception, "header"),
+    "weights": (lambda evil, folder: load_file(kept(evil, folder / "model.safetensors")), SafetensorError, "header"),
     "model": (read_model, mlflow.MlflowException, "pickle is disallowed"),
-    "configuration": (read_configuration, mlflow.MlflowException, "not valid UTF-8|JSON"),
-    "checkpoint": (read_checkpoint_file, NormstudyError, "no checkpoint"),
-    "table": (lambda evil, _: logged_table(evil), ValueError, "it is not JSON"),
-    "image": (lambda evil, _: logged_image(evil), ValueError, "no PNG that can be read"),
+    "configuration": (read_configuration, mlflow.MlflowException, "not valid UTF-8"),
+    "checkpoint": (read_checkpoint_of, CheckpointError, "no checkpoint"),
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_pickle_in_the_place_of_anything_that_is_loaded_is_never_run(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_that_is_loaded_is_never_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     evil, (read, error, match) = pickle.dumps(Evil(tmp_path / "marker")), PLACES[place]
     with pytest.raises(error, match=match):
@@ -368,17 +259,11 @@ def test_a_pickle_in_the_place_of_anything_that_is_loaded_is_never_run(
     assert (tmp_path / "marker").exists()  # it would have done its work
 
 
-@pytest.mark.parametrize(
-    "path", [Artifact.MISCLASSIFIED, Artifact.STUDY, f"{Artifact.TEN}/index17_true3_predicted5.png"]
-)
-def test_a_pickle_in_the_place_of_an_artifact_is_an_error_in_one_line(
-    server: Server, tmp_path: Path, path: str
-) -> None:
+@pytest.mark.parametrize("path", [Artifact.MISCLASSIFIED, Artifact.STUDY, IMAGE])
+def test_a_pickle_as_an_artifact_is_an_error_in_one_line(server: Server, tmp_path: Path, path: str) -> None:
     server.artifacts[path] = pickle.dumps(Evil(tmp_path / "marker"))
-    refused(
-        f": artifact {path}: it is no",
-        partial(planned_in, PARENT_ID) if path == Artifact.STUDY else partial(finished_trials, [CONFIG], None),
-    )
+    read = partial(planned_in, PARENT_ID) if path == Artifact.STUDY else read_trials
+    refused(f"^run .*: artifact {path}: it is no", read)
     assert not (tmp_path / "marker").exists()
 
 
@@ -392,9 +277,9 @@ def offences(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
-            bad = any(module.split(".")[0] in UNSAFE_MODULES for module in modules)
-            bad |= isinstance(node, ast.ImportFrom) and modules[-1] in ("torch", "numpy", "yaml") and "load" in modules
+            module, names = getattr(node, "module", ""), [alias.name for alias in node.names]
+            bad = any(str(name).split(".")[0] in UNSAFE_MODULES for name in [module, *names])
+            bad |= module in ("torch", "numpy", "yaml") and "load" in names
         elif isinstance(node, ast.Call):
             name, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
             bad = name in ("eval", "exec", "__import__") or name.endswith(UNSAFE_CALLS)
@@ -407,9 +292,9 @@ def offences(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((PROJECT / "normstudy").rglob("*.py")), ids=lambda path: path.stem)
-def test_no_file_of_ours_can_run_what_it_loads(path: Path) -> None:
-    assert not offences(path.read_text())
+def test_no_file_of_ours_can_run_what_it_loads() -> None:
+    files = sorted((PROJECT / "normstudy").rglob("*.py"))
+    assert not {file.name: found for file in files if (found := offences(file.read_text()))}
 
 
 @pytest.mark.parametrize(
@@ -425,18 +310,11 @@ def test_what_runs_what_it_loads_is_found(line: str) -> None:
 
 def test_audit_fails_on_a_known_vulnerability_and_counts_what_it_could_not_audit() -> None:
     verdict = runpy.run_path(str(PROJECT / ".ci" / "audit.py"))["verdict"]
-    clean = {"name": "a", "version": "1", "vulns": []}
+    clean, unknown = {"name": "a", "version": "1", "vulns": []}, {"name": "c", "skip_reason": "not found"}
     bad = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
-    unknown = {"name": "c", "skip_reason": "not found"}
-    assert verdict(json.dumps({"dependencies": [clean]}), "") == (
-        "pip-audit: 0 known vulnerabilities in 1 audited packages",
-        0,
-    )
+    assert verdict(json.dumps({"dependencies": [clean]}), "")[1] == 0
     text, status = verdict(json.dumps({"dependencies": [clean, bad, unknown, unknown]}), "")
-    assert status == 1
-    assert text.splitlines()[0] == "b 2: CVE-1, fixed in 3"
+    assert (status, text.splitlines()[0]) == (1, "b 2: CVE-1, fixed in 3")
     assert "2 of 4 could not be audited" in text
-    assert verdict(json.dumps({"dependencies": [unknown]}), "No known vulnerabilities found")[0].count("\n") == 0
-    assert verdict("", "requests.exceptions.ConnectionError: ...") == (
-        "pip-audit: nothing was audited: no connection to the vulnerability data", 0)  # fmt: skip
+    assert verdict("", "requests.exceptions.ConnectionError: ...")[0].startswith("pip-audit: nothing was audited")
     assert verdict("", "ERROR: mlflow does not contain a hash")[1] == 1
