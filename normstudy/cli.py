@@ -176,8 +176,10 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("stopped by signal 2", 130)
     except Exception as error:
-        if type(error).__module__.startswith("mlflow"):
-            fail(f"tracking server: {str(error).splitlines()[0]}", 1)
+        if type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests")):
+            from normstudy.tracking import first_line, where
+
+            fail(f"tracking server {where()}: {first_line(error)}", 1)
         raise
 
 

@@ -5,6 +5,7 @@ The command line, the MLproject parameters and the notebook derive from `TrainCo
 
 import ast
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -113,3 +114,30 @@ def _one_line(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; choose from {', '.join(TrainConfig.model_fields)}"
     return f"{name}={detail['input']}: {message[0].lower()}{message[1:]}"
+
+
+def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
+    """The name of each configuration's group, that is of all trials like it but for the seed.
+
+    It is the variant and, where the trials of some variant differ in other settings, these settings, for every group
+    the same; a penalty of 0 isn't named.
+    """
+    by_variant: dict[str, list[TrainConfig]] = {}
+    for config in configs:
+        by_variant.setdefault(config.variant, []).append(config)
+    differing = [
+        name
+        for name in TrainConfig.model_fields
+        if name not in ("seed", "device")  # `device` isn't part of the trial's key, either
+        and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
+    ]
+    return [
+        ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
+                                     if name != "l1" or config.l1)])
+        for config in configs
+    ]  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    """As short as `:g` makes it, where that is the same number: no two groups share a label."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -14,7 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.models import Model, infer_signature
 from safetensors.torch import load_file
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
 from normstudy.data import normalise
 from normstudy.errors import StorageError, Superseded, TrackingError
@@ -107,9 +107,9 @@ class Delivery:
         # `mlflow run` has logged its -P values as they were typed, and MLflow refuses another spelling of one
         log_tags(self.run_id, event["tags"], {k: v for k, v in event["params"].items() if k not in run.params})
 
-    # two runs that log the same new dataset at once: MLflow inserts it for one and raises for the other (on sqlite)
+    # two runs that log the same new dataset at once: MLflow inserts it for one and raises for the other
     @retry(
-        retry=retry_if_exception_type(mlflow.MlflowException),
+        retry=retry_if_exception_message(match="(?is).*unique constraint"),
         stop=stop_after_attempt(4),
         wait=wait_random(0, 0.5),
         reraise=True,

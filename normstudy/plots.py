@@ -5,8 +5,6 @@ each seed. The line is the mean over seeds; where there are several, the band be
 highest.
 """
 
-import io
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -21,9 +19,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
-from PIL import Image
-
-from normstudy.config import TrainConfig
 
 # Okabe and Ito's colours, safe for colour-blind readers; line and marker tell the variants apart in grey
 STYLES: tuple[dict[str, Any], ...] = (
@@ -35,11 +30,6 @@ STYLES: tuple[dict[str, Any], ...] = (
 )
 ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7, 99.8)
 CHOICE_OF_TEN = "the ten with the highest loss, highest first"
-# of the table of misclassified images: each column's kinds of number and its highest value; the lowest is 0
-COLUMNS: Mapping[str, tuple[str, float]] = {
-    "index": ("i", 9_999), "true": ("i", 9), "predicted": ("i", 9),
-    "confidence": ("if", 1), "confidence_true": ("if", 1), "loss": ("if", 1e39),  # nats; of float32 logits at most 7e38
-}  # fmt: skip
 
 
 def styles_of(count: int) -> list[dict[str, Any]]:
@@ -51,33 +41,6 @@ def styles_of(count: int) -> list[dict[str, Any]]:
         {"color": color, "linestyle": style["linestyle"], "marker": marker}
         for color, style, marker in zip(colors, cycle(STYLES), cycle("os^DvPX"), strict=False)
     ]
-
-
-def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
-    """The name of each configuration's group, that is of all trials like it but for the seed.
-
-    It is the variant and, where the trials of some variant differ in other settings, these settings, for every group
-    the same; a penalty of 0 isn't named.
-    """
-    by_variant: dict[str, list[TrainConfig]] = {}
-    for config in configs:
-        by_variant.setdefault(config.variant, []).append(config)
-    differing = [
-        name
-        for name in TrainConfig.model_fields
-        if name not in ("seed", "device")  # `device` isn't part of the trial's key, either
-        and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
-    ]
-    return [
-        ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
-                                     if name != "l1" or config.l1)])
-        for config in configs
-    ]  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    """As short as `:g` makes it, where that is the same number: no two groups share a label."""
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def loss_curves(curves: Mapping[str, pd.DataFrame], subtitle: str) -> Figure:
@@ -158,48 +121,6 @@ def _label_last_values(axes: Axes, curves: Mapping[str, pd.DataFrame], form: str
             va="center",
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6},
         )
-
-
-def logged_table(content: bytes) -> pd.DataFrame:
-    """The table of misclassified images from its artifact; columns as in `evaluate.misclassified`.
-
-    Raises `ValueError` for anything else: whoever may write to the server chooses it, and file names are made of it.
-    """
-    try:
-        parts = json.loads(content.decode())
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-    if not isinstance(parts, dict) or set(parts) != {"columns", "data"}:
-        raise ValueError("it is not a table of columns and data")
-    if parts["columns"] != [*COLUMNS]:
-        raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-    rows = parts["data"]
-    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(COLUMNS) for row in rows):
-        raise ValueError(f"it is not rows of {len(COLUMNS)} values")
-    table = pd.DataFrame(rows, columns=[*COLUMNS])
-    for name, (kinds, highest) in COLUMNS.items():
-        if rows and (table[name].dtype.kind not in kinds or not table[name].between(0, highest).all()):
-            number = "a whole number" if kinds == "i" else "a number"
-            raise ValueError(f"{name} is not {number} from 0 to {highest:g} in every row")
-    if table["index"].duplicated().any():
-        raise ValueError("it has an index twice")
-    return table
-
-
-def logged_image(content: bytes) -> np.ndarray:
-    """The 28 x 28 grey pixels of an image's artifact. Raises `ValueError` for anything but such a PNG."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.size == (28, 28) and image.mode == "L":  # its header says so; only now a pixel is decompressed
-                return np.asarray(image)
-    except Exception as error:  # what a decoder raises for damaged content has no common type
-        raise ValueError("it is no PNG that can be read") from error
-    raise ValueError("it is not 28 x 28 grey pixels")
-
-
-def one_line(text: str) -> str:
-    """Text of any origin for a message or a table: no line break, control character or change of direction in it."""
-    return "".join(sign if sign.isprintable() else " " for sign in text[:300]).strip()
 
 
 def ten_worst(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """The tracking server to tables. The only reader of runs; it refuses holes, and trusts nothing that it reads."""
 
 import json
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -25,10 +24,11 @@ from mlflow.tracking import _get_store
 from mlflow.utils.rest_utils import http_request
 from tqdm import tqdm
 
-from normstudy.config import TrainConfig
+from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ConfigError, ReportError
-from normstudy.plots import group_labels, logged_image, logged_table, one_line, ten_worst
+from normstudy.plots import ten_worst
 from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name, where
+from normstudy.untrusted import checked, logged_image, logged_table, one_line
 
 TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
@@ -38,7 +38,6 @@ RUNS_A_PAGE = 1_000
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
 
-KINDS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
 POINT: Mapping[str, Callable[[Any], Any]] = {"run_id": str, "step": int, "timestamp": int, "value": float}
 Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
 
@@ -75,7 +74,7 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
 
     Raises `ReportError` when the server has no such run, or it is no study.
     """
-    _checked("a run id", parent_id, "parent")
+    checked("a run id", parent_id, "parent")
     connect()
     try:
         run = mlflow.get_run(parent_id)
@@ -96,7 +95,8 @@ def _plan(content: bytes) -> tuple[str, list[TrainConfig]]:
 
 
 def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
-    """The newest finished run of each configuration: of this study, or (None) of all that the server has.
+    """The newest finished run of each configuration, of all that the server has, or of a study's experiment: a run of
+    the study itself where there is one, else, as a trial that two studies share is one run, the other study's.
 
     Raises `ReportError` naming every configuration whose run is missing, failed, killed or still running.
     """
@@ -126,21 +126,27 @@ def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> li
 def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
     """Of each trial key that the server has, the newest finished run, or the newest where none is finished."""
     client = mlflow.MlflowClient()
-    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments, max_results=1_000)]
-    query = f"tags.`{Tag.PARENT}` = '{parent_id}'" if parent_id else f"tags.`{Tag.TRIAL_KEY}` LIKE '%'"
+    if parent_id:
+        experiments = [client.get_run(parent_id).info.experiment_id]
+    else:
+        experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments, max_results=1_000)]
     newest: dict[str, Run] = {}
     for run in _pages(
         client.search_runs,
         experiment_ids=experiments,
-        filter_string=query,
+        filter_string=f"tags.`{Tag.TRIAL_KEY}` LIKE '%'",
         order_by=["attributes.start_time DESC"],
         max_results=RUNS_A_PAGE,
     ):
         key = run.data.tags.get(Tag.TRIAL_KEY)
-        if key in keys and (key not in newest or (_is_finished(run) and not _is_finished(newest[key]))):
-            _checked("a run id", run.info.run_id, "run")
+        if key in keys and (key not in newest or _rank(run, parent_id) > _rank(newest[key], parent_id)):
+            checked("a run id", run.info.run_id, "run")
             newest[key] = run
     return newest
+
+
+def _rank(run: Run, parent_id: str | None) -> tuple[bool, bool]:
+    return _is_finished(run), run.data.tags.get(Tag.PARENT) == parent_id
 
 
 def _pages(search: Any, **query: Any) -> list[Any]:
@@ -223,7 +229,7 @@ def _read(planned: Planned, points: Points) -> TrialRecord:
     if len(table) != expected:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
     if parent_id := run.data.tags.get(Tag.PARENT):
-        _checked("a run id", parent_id, f"run {run_id}: {Tag.PARENT}")
+        checked("a run id", parent_id, f"run {run_id}: {Tag.PARENT}")
     counts = {"parameters": run.data.params.get("parameters"), "cores": run.data.tags.get(Tag.CORES)}
     counts |= {"side_by_side": run.data.tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": run.data.tags.get(Tag.STACK, "1")}
     names = [ten_name(row) for row in ten_worst(table).itertuples()] if planned.draw else []
@@ -232,7 +238,7 @@ def _read(planned: Planned, points: Points) -> TrialRecord:
         parent_id=parent_id,
         group=planned.group,
         config=config,
-        **{name: int(_checked("a whole number", text, f"run {run_id}: {name}")) for name, text in counts.items()},
+        **{name: int(checked("a whole number", text, f"run {run_id}: {name}")) for name, text in counts.items()},
         epochs=epochs,
         misclassified=table,
         ten=[_artifact(run, f"{Artifact.TEN}/{name}", logged_image) for name in names] if planned.draw else None,
@@ -306,10 +312,3 @@ def page_run(records: Sequence[TrialRecord]) -> str | None:
         return None
     remote = urlsplit(mlflow.get_tracking_uri()).scheme in ("http", "https")
     return None if remote and urlsplit(_storage(mlflow.get_run(parent_id))).scheme in ("", "file") else parent_id
-
-
-def _checked(kind: str, text: str | None, what: str) -> str:
-    """The text. Raises `ReportError` when it is not of this kind, a key of `KINDS`."""
-    if text is None or not re.fullmatch(KINDS[kind], text, re.ASCII):
-        raise ReportError(f"{what}={one_line(str(text))}: not {kind}")
-    return text

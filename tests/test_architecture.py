@@ -25,6 +25,7 @@ ORDER = [
     "model",
     "evaluate",
     "plots",
+    "untrusted",
     "courier",
     "record",
     "trial_log",

@@ -23,10 +23,10 @@ from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.experiments import load_experiment
 from normstudy.launch import single
-from normstudy.plots import COLUMNS, logged_image, logged_table
 from normstudy.report import END, START, Tables, render, report, tables_of
 from normstudy.runs import _bulk, finished_trials, planned_in
 from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.untrusted import COLUMNS, logged_image, logged_table
 
 CONFIGS = list(load_experiment(PROJECT / "experiments" / "assignment.py", SMALL).configs)
 VARIANTS = ["GN", "LN", "BN + L1"]

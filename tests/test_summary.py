@@ -13,10 +13,10 @@ from test_report import write_report
 
 from benchmarks.fake_runs import log_fake_runs
 from normstudy import runs
-from normstudy.config import TrainConfig
+from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
 from normstudy.report import curves, figures_of, grid_of, subtitle, tables_of
-from normstudy.runs import finished_trials, group_labels
+from normstudy.runs import finished_trials
 from normstudy.summary import Tables, findings, paired_tests, spans, summary
 from normstudy.tracking import Metric, Tag
 
