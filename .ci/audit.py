@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OPTIONS = ["-r", "requirements.txt", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format=json"]
+OPTIONS = [
+    "-r",
+    "requirements.txt",
+    "-r",
+    "deploy/requirements.txt",
+    "--disable-pip",
+    "--require-hashes",
+    "--progress-spinner",
+    "off",
+    "--format=json",
+]
 OFFLINE = ("ConnectionError", "Could not connect", "Timeout")  # pip-audit 2.10 has no exit status of its own for it
 
 

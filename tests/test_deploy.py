@@ -1,0 +1,305 @@
+"""The files of deploy/: valid, pinned, without a default password, and scripts that do what the pages say."""
+
+import configparser
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+from compose_spec import PyCompose
+from conftest import PROJECT, only_line
+
+from normstudy.cli import build_app
+
+DEPLOY = PROJECT / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+CLAIM, JOB = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+CLUSTER = JOB["spec"]["rayClusterSpec"]
+GROUPS = [CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]]
+SERVE, SLURM = DEPLOY / "serve.sh", DEPLOY / "slurm.sh"
+PAGES = [PROJECT / "docs" / name for name in ("cluster.md", "team-server.md")]
+PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+[\w.-]*")
+REQUIRED = re.compile(r"\$\{(\w+):\?[^}]+\}")
+KUBERNETES = "1.34"
+# Fields that the operator knows, by its API reference: it drops others without a word.
+RAY_FIELDS = {
+    "RayJob": {"apiVersion", "kind", "metadata", "spec"},
+    "RayJobSpec": {
+        "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint",
+        "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata",
+        "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "submissionMode", "submitterConfig",
+        "submitterPodTemplate", "suspend", "ttlSecondsAfterFinished",
+    },
+    "RayClusterSpec": {
+        "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec",
+        "headServiceAnnotations", "managedBy", "rayVersion", "suspend", "workerGroupSpecs",
+    },
+    "HeadGroupSpec": {"enableIngress", "headService", "rayStartParams", "serviceType", "template"},
+    "WorkerGroupSpec": {
+        "groupName", "idleTimeoutSeconds", "maxReplicas", "minReplicas", "numOfHosts", "rayStartParams", "replicas",
+        "scaleStrategy", "suspend", "template",
+    },
+}  # fmt: skip
+# Those of sbatch's options that the script needs.
+SBATCH = {
+    "job-name", "nodes", "ntasks-per-node", "cpus-per-task", "mem", "time", "requeue", "open-mode", "output", "signal",
+}  # fmt: skip
+
+
+def required_by_serve() -> list[str]:
+    return re.findall(r"^required (\w+)", SERVE.read_text(), re.MULTILINE)
+
+
+def server_requirements() -> list[str]:
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["server"]
+
+
+def environments() -> dict[str, dict[str, str]]:
+    return {name: service["environment"] for name, service in COMPOSE["services"].items()}
+
+
+def test_compose_file_is_valid() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    PyCompose.from_yaml(text)
+    with pytest.raises(ValueError, match="healtcheck"):
+        PyCompose.from_yaml(text.replace("healthcheck", "healtcheck"))
+
+
+def test_every_image_is_pinned_to_a_version() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values()]
+    images += [group["template"]["spec"]["containers"][0]["image"] for group in GROUPS]
+    for file in DEPLOY.glob("*Dockerfile"):
+        images += re.findall(r"^FROM (\S+)", file.read_text(), re.MULTILINE)
+    assert len(images) == 8
+    assert not [image for image in images if not PINNED.fullmatch(image)]
+
+
+def test_every_service_is_checked_for_health_or_runs_once() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert ("healthcheck" in service) != (service["restart"] == "no"), name
+        for other, dependency in service.get("depends_on", {}).items():
+            once = COMPOSE["services"][other]["restart"] == "no"
+            assert dependency["condition"] == ("service_completed_successfully" if once else "service_healthy")
+
+
+def test_compose_needs_exactly_the_variables_of_the_example_which_has_no_values() -> None:
+    lines = [line for line in (DEPLOY / ".env.example").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.endswith("=") for line in lines)
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert {line.removesuffix("=") for line in lines} == set(REQUIRED.findall(text))
+    assert text.count("${") == len(REQUIRED.findall(text)), "a variable with a default, or without a message"
+
+
+def test_no_password_or_key_is_written_in_the_compose_file() -> None:
+    secret = re.compile("PASSWORD|SECRET|KEY|TOKEN")
+    for name, variables in environments().items():
+        for variable, value in variables.items():
+            assert not secret.search(variable) or REQUIRED.fullmatch(value), f"{name}: {variable}"
+
+
+def test_compose_gives_the_server_every_variable_that_it_requires() -> None:
+    assert set(required_by_serve()) <= set(environments()["mlflow"])
+
+
+def test_only_the_tracking_server_is_published_and_only_on_this_machine() -> None:
+    ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert ports == {"mlflow": ["127.0.0.1:5000:5000"]}
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
+def test_the_servers_packages_are_those_that_the_tests_run_pinned_and_hashed() -> None:
+    wanted = [line for line in (DEPLOY / "requirements.in").read_text().splitlines() if not line.startswith("#")]
+    assert set(server_requirements()) <= set(wanted)
+    lock = (DEPLOY / "requirements.txt").read_text()
+    for requirement in wanted:
+        pin = re.sub(r"\[.*\]", "", requirement)
+        assert re.search(rf"^{re.escape(pin)} \\\n    --hash=sha256:", lock, re.MULTILINE), requirement
+    assert "://" not in lock
+    assert "--index" not in lock
+    [mlflow] = [requirement.partition("==")[2] for requirement in wanted if requirement.startswith("mlflow[")]
+    assert COMPOSE["services"]["mlflow"]["image"] == f"normstudy-server:{mlflow}"
+
+
+@pytest.mark.parametrize("missing", required_by_serve())
+def test_serve_refuses_in_one_line_when_a_variable_is_missing(missing: str) -> None:
+    settings = {name: "something" for name in required_by_serve() if name != missing}
+    done = run_script(SERVE, {**settings, "PYTHON": "false"})
+    assert done.returncode == 2
+    assert only_line(done.stderr).startswith(f"serve.sh: error: {missing} is not set: ")
+
+
+def test_serve_puts_no_password_into_the_command_or_the_file_of_users(tmp_path: Path) -> None:
+    python = script(tmp_path / "python", 'echo "$@ $MLFLOW_BACKEND_STORE_URI"')
+    hidden = {"PGPASSWORD": "hidden-1", "MLFLOW_AUTH_ADMIN_PASSWORD": "hidden-2"}
+    hidden["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "hidden-3"
+    settings = {**dict.fromkeys(required_by_serve(), "something"), **hidden, "PGUSER": "a%b", "PYTHON": str(python)}
+    done = run_script(SERVE, settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    users = configparser.ConfigParser()
+    users.read(tmp_path / "basic_auth.ini")
+    assert users["mlflow"]["database_uri"] == "postgresql+psycopg://a%b@something:5432/something"
+    assert "--app-name basic-auth" in done.stdout
+    assert "--allowed-hosts something" in done.stdout
+    assert "hidden" not in done.stdout + (tmp_path / "basic_auth.ini").read_text()
+
+
+@pytest.mark.parametrize("path", [SERVE, SLURM], ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path: Path) -> None:
+    program = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([program, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_claim_and_pods_are_valid_for_kubernetes() -> None:
+    kubernetes_validate.validate(CLAIM, KUBERNETES, strict=True)
+    for group in GROUPS:
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": group["template"]}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        pod["template"] = {"spec": {**group["template"]["spec"], "volume": []}}
+        with pytest.raises(kubernetes_validate.ValidationError, match="'volume' was unexpected"):
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def test_rayjob_has_only_fields_that_the_operator_knows() -> None:
+    levels: list[tuple[str, dict[str, Any]]] = [("RayJob", JOB), ("RayJobSpec", JOB["spec"])]
+    levels += [("RayClusterSpec", CLUSTER), ("HeadGroupSpec", CLUSTER["headGroupSpec"])]
+    levels += [("WorkerGroupSpec", group) for group in CLUSTER["workerGroupSpecs"]]
+    for kind, fields in levels:
+        assert set(fields) <= RAY_FIELDS[kind], kind
+    assert (JOB["apiVersion"], JOB["kind"]) == ("ray.io/v1", "RayJob")
+    assert all(isinstance(value, str) for group in GROUPS for value in group["rayStartParams"].values())
+    assert CLUSTER["authOptions"] == {"mode": "token"}
+
+
+def test_every_pod_sees_the_checkpoints_the_server_and_its_password() -> None:
+    ray = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
+    assert ray == [f"ray=={CLUSTER['rayVersion']}"]
+    for group in GROUPS:
+        pod = group["template"]["spec"]
+        [container], [volume] = pod["containers"], pod["volumes"]
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert variables["NORMSTUDY_STATE"] == container["volumeMounts"][0]["mountPath"]
+        assert variables["MLFLOW_TRACKING_URI"].startswith("https://")
+        assert volume["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
+        assert container["envFrom"] == [{"secretRef": {"name": "normstudy-tracking"}}]
+    assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_slurm_directives_are_known_and_stand_before_the_first_command() -> None:
+    lines = SLURM.read_text().splitlines()
+    directives = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert {re.match(r"#SBATCH --([a-z-]+)", lines[number])[1] for number in directives} == SBATCH  # type: ignore[index]
+    assert not [line for line in lines[: directives[-1]] if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("missing", ["SLURM_JOB_ID", "MLFLOW_TRACKING_URI", "NORMSTUDY_STATE"])
+def test_slurm_script_refuses_in_one_line_when_something_is_missing(missing: str, tmp_path: Path) -> None:
+    settings = slurm_job(tmp_path)
+    del settings[missing]
+    done = run_script(SLURM, settings)
+    assert done.returncode == 2
+    assert "slurm.sh: error: no SLURM job" in done.stderr or missing in only_line(done.stderr)
+
+
+def test_slurm_script_starts_the_cluster_studies_and_ends_the_cluster(tmp_path: Path) -> None:
+    done = run_script(SLURM, slurm_job(tmp_path), "experiments/recipe.py")
+    assert done.returncode == 0, done.stderr
+    head, worker, study = sorted((tmp_path / "calls").read_text().splitlines())
+    assert re.fullmatch(r"1 --nodes=1 .*--nodelist=n1 .*ray start --head .*--port=24242 .*", head)
+    assert re.fullmatch(r"1 --nodes=2 .*--exclude=n1 .*ray start .*--address=127.0.0.1:24242 .*", worker)
+    assert study == "2 study experiments/recipe.py --engine ray --address 127.0.0.1:24242 token of 600"
+    assert sorted((tmp_path / "ended").read_text().splitlines()) == ["ray", "ray"]
+    assert not list((tmp_path / "state").iterdir()), "the token is gone"
+
+
+@pytest.mark.parametrize(("number", "back"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_slurm_script_stops_the_study_and_requeues_it_when_its_time_is_over(
+    number: signal.Signals, back: bool, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        ["bash", str(SLURM), "long.py"], env=slurm_job(tmp_path), stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "studying").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert sorted((tmp_path / "ended").read_text().splitlines()) == ["ray", "ray", "study"]
+    assert (output == "scontrol requeue 4242\n") == back
+
+
+def test_pages_and_files_name_only_commands_and_options_that_exist() -> None:
+    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    files = [*PAGES, SLURM, DEPLOY / "kuberay.yaml", DEPLOY / "compose.yaml"]
+    calls = [call for file in files for call in re.findall(r"-m normstudy ([^`\n]*)", file.read_text())]
+    assert {call.split()[0] for call in calls} == {"study", "report", "sync", "reap"}
+    for call in calls:
+        command = commands[call.split()[0]]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z][a-z-]*", call)) <= options, call
+
+
+def test_pages_link_only_files_that_exist() -> None:
+    for page in PAGES:
+        links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+        assert links
+        assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def run_script(
+    path: Path, environment: dict[str, str], *arguments: str, cwd: Path = PROJECT
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(path), *arguments],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def slurm_job(folder: Path) -> dict[str, str]:
+    """The environment of a SLURM job of three nodes, with stand-ins for SLURM's programs, Ray and the project."""
+    wait = 'trap "echo {0} >>' + f"{folder}/ended; exit 143" + '" TERM; echo here >>{1}; while sleep 0.05; do :; done'
+    script(folder / "path" / "srun", f'echo "1 $*" >>{folder}/calls; while [[ $1 == --* ]]; do shift; done; exec "$@"')
+    script(folder / "path" / "scontrol", 'echo "scontrol $*"')
+    script(folder / "bin" / "ray", wait.format("ray", f"{folder}/joined"))
+    study = f'echo "2 ${{*:3}} token of $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >>{folder}/calls'
+    long = wait.format("study", f"{folder}/studying")
+    all_here = f'[[ "$(wc -l <{folder}/joined)" -eq 2 ]]'
+    script(
+        folder / "bin" / "python",
+        f'case "$1 $2 $4" in\n-m*long.py) {long} ;;\n-m*) {study} ;;\n'
+        f"*token_hex*) printf secret ;;\n*ray.init*) {all_here} ;;\nesac",
+    )
+    return {
+        "PATH": f"{folder / 'path'}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4242",
+        "SLURMD_NODENAME": "n1",
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_CPUS_PER_TASK": "8",
+        "MLFLOW_TRACKING_URI": "https://mlflow.example.org",
+        "NORMSTUDY_STATE": str(folder / "state"),
+        "NORMSTUDY_BIN": str(folder / "bin"),
+        "NORMSTUDY_HEAD": "127.0.0.1",
+        "NORMSTUDY_POLL_SECONDS": "0.1",
+    }
