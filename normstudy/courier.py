@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,26 @@ class Delivery:
         self.run_id: str | None = None
         self.token: str | None = None
         self.steps: set[int] = set()  # epochs that the server has
+        self.done = spool.sent()
+        self.unwritten_end: Mapping[str, Any] | None = None  # of a run whose disk is full
         self.superseded = False
         self.away_since: float | None = None  # by the monotonic clock
 
     def send(self) -> bool:
         """Send what the server doesn't have yet; whether there was anything. Raises what MLflow raises."""
-        events, sent = self.spool.events(), self.spool.sent()
-        if sent == len(events):
+        events = self.spool.events()
+        if self.done == len(events) and self.unwritten_end is None:
             return False
         if self.run_id is None:  # by its last opening: earlier ones are of processes that are gone
             self._meet([event for event in events if event["kind"] == "open"][-1])
-        for number, event in enumerate(events[sent:], start=sent + 1):
+        for event in events[self.done :]:
             getattr(self, f"_{event['kind']}")(event)
-            self.spool.mark_sent(number)
+            self.done += 1
+            with suppress(StorageError):  # the disk is full: training says so, and sending it again changes nothing
+                self.spool.mark_sent(self.done)
+        if self.unwritten_end is not None:
+            self._end(self.unwritten_end)
+            self.unwritten_end = None
         return True
 
     def news(self) -> None:
@@ -207,7 +215,7 @@ class Courier:
         self.bell.set()
         self.thread.join()
         for delivery in self.deliveries:
-            waiting = len(delivery.spool.events()) - delivery.spool.sent()
+            waiting = len(delivery.spool.events()) - delivery.done
             if waiting and not delivery.superseded:
                 say(f"{waiting} events wait in {delivery.spool.folder}; `python -m normstudy sync` sends them")
             delivery.spool.close()

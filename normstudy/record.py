@@ -11,7 +11,7 @@ from normstudy.courier import Courier
 from normstudy.errors import StorageError
 from normstudy.spool import Spool, writing
 from normstudy.tracking import Tag, ending
-from normstudy.trials import HOST, Claim, end_run
+from normstudy.trials import HOST, Claim
 
 PREDECESSOR_SECONDS = 30.0  # that a killed process of the same run may take to be gone
 
@@ -70,9 +70,9 @@ class RunRecord:
         try:
             self.spool.append("end", status=status, tags=tags)
         except StorageError:  # a full disk mustn't leave the run RUNNING
-            if self.claim.run_id is None:
+            if self.delivery is None:
                 raise
-            end_run(self.claim.run_id, status, tags)
+            self.delivery.unwritten_end = {"status": status, "tags": tags}
         self.tell()
 
 
