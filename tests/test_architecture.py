@@ -79,6 +79,10 @@ def test_only_writer_and_reader_know_mlflow() -> None:
     }
 
 
+def test_only_the_engine_knows_ray() -> None:
+    assert {name for name in ORDER if any(m.split(".")[0] == "ray" for m in imported_by(name))} == {"ray_engine"}
+
+
 @pytest.mark.parametrize(
     "path",
     [path for folder in ("normstudy", "benchmarks", "tests") for path in sorted((PROJECT / folder).glob("*.py"))],
