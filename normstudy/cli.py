@@ -61,6 +61,8 @@ def study_command(
     loaded = load_experiment(experiment, overrides)
     if address and engine != EngineName.RAY:
         raise ConfigError(f"address={address}: only with --engine ray")
+    if workers and engine == EngineName.RAY:
+        raise ConfigError(f"workers={workers}: a Ray cluster runs as many as it has CPUs; only with --engine local")
 
     from normstudy import processes
 
@@ -70,7 +72,8 @@ def study_command(
         for name, state, what in launch.dry_run(loaded, offline=offline):
             print(f"{name:24s} {state:18s} {what}".rstrip())
         return
-    processes.preload()  # before the imports below, which take as long
+    if engine == EngineName.LOCAL:
+        processes.preload()  # before the imports below, which take as long
 
     from normstudy.launch import study
 

@@ -133,16 +133,19 @@ def study(
     """
     configs = experiment.configs
     check(configs)
-    preload()
+    if engine is None:
+        preload()
     with open_ledger(offline=offline) as ledger:
         known = ledger.states([config.trial_key for config in configs], Tag.TRIAL_KEY)
         wanted = (State.NEW, State.UNFINISHED)
         left = [config for config in configs if force or known[config.trial_key][0] in wanted]
         jobs = lock_steps(left, stack)
-        workers = workers or side_by_side([job[0] for job in jobs])
         if len(left) < len(configs):
             print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
-        tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.SIDE_BY_SIDE: str(workers)}
+        tags: dict[str, str] = {Tag.STUDY: experiment.name}
+        if engine is None:
+            workers = workers or side_by_side([job[0] for job in jobs])
+            tags[Tag.SIDE_BY_SIDE] = str(workers)
         with open_parent(experiment, ledger, tags, force=force) as parent:
             with tqdm(total=sum(c.epochs for c in left), unit="epoch", disable=None) as bar:
                 opened = OpenStudy(

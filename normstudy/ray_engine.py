@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, StudyError
-from normstudy.launch import Job, OpenStudy, Stop, Work, run_trials
+from normstudy.launch import Job, OpenStudy, Stop, Work
 from normstudy.tracking import Tag, first_line, identity
 from normstudy.trials import State
 
@@ -25,6 +26,8 @@ CONNECT_SECONDS = 10.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0  # that jobs may take to end their runs: a batch, an evaluation, a slow server
 NODE_SECONDS = 60.0  # that a study waits for a node that its jobs fit on
+STOPS = (signal.SIGINT, signal.SIGTERM)
+WORK = TypeAdapter(Work)  # as JSON
 Tasks = dict[Any, Work]  # Ray's reference to a task, and what it was given
 
 
@@ -37,11 +40,11 @@ class RayEngine:
     def __init__(self, address: str) -> None:
         self.ray = import_ray()
         self.missing_since: float | None = None  # by the monotonic clock: no node that a job fits on
+        require_answer(address)
         problem = f"address={address}: no Ray cluster to use" if address else "engine=ray: Ray doesn't start here"
         where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
         with kept_handlers(), no_noise():
             try:
-                require_answer(address)
                 self.ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
             except ConnectionError as error:
                 hint = "is RAY_AUTH_MODE and the token here that of the cluster?" if address else ""
@@ -73,7 +76,7 @@ class RayEngine:
     def _submit(self, work: Work) -> Any:
         need = self._need(work.trials[0][0])
         task = remote_task(self.ray).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
-        return task.remote(str(Path.cwd()), settings(), pickle.dumps(work))
+        return task.remote(str(Path.cwd()), settings(), WORK.dump_json(work))
 
     def _nodes(self) -> list[dict[str, float]]:
         """What each living node has."""
@@ -98,10 +101,8 @@ class RayEngine:
         elif self.missing_since is None:
             self.missing_since = time.monotonic()
         elif time.monotonic() - self.missing_since > NODE_SECONDS:
-            need = " and ".join(f"{count} {resource}" for resource, count in self._need(config).items() if count)
-            raise StudyError(
-                f"no node of the Ray cluster has {need}, which a trial with {config.threads} threads needs"
-            )
+            need = " and ".join(f"{resource}: {count}" for resource, count in self._need(config).items() if count)
+            raise StudyError(f"no node of the Ray cluster has what {identity(config)[Tag.NAME]} needs: {need}")
 
     def _conclude(self, study: OpenStudy, running: Tasks, ended: Iterable[Any]) -> None:
         """Of tasks that have ended, whatever way: the runs have ended too, or are ended now."""
@@ -136,10 +137,13 @@ def import_ray() -> Any:
 
 
 def require_answer(address: str) -> None:
-    """Raises `OSError` where nobody listens at HOST:PORT: Ray itself asks there for a quarter of an hour."""
+    """Raises `ConfigError` where nobody listens at HOST:PORT; there Ray itself goes on asking for minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"address={address}: nobody listens there: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:
@@ -149,8 +153,8 @@ def one_line(error: Exception) -> str:
 
 @contextmanager
 def kept_handlers() -> Iterator[None]:
-    """The handlers of the signals that ask to stop, as they were: Ray has its own, in drivers and in workers."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The handlers of the signals that ask to stop, as they were: Ray sets its own."""
+    before = {number: signal.getsignal(number) for number in STOPS}
     try:
         yield
     finally:
@@ -185,25 +189,23 @@ def settings() -> dict[str, str]:
 
 
 def remote_task(ray: Any) -> Any:
-    """The task of a job."""
+    """The task of a job: `run_trials` in a worker, which trains other jobs afterwards; its exit status."""
 
+    # nested, so that it travels whole: what it needs is imported once the environment that the imports read is set
     def train_job(folder: str, environment: dict[str, str], work: bytes) -> int:
-        # a nested function travels whole, so nothing is imported before the environment that the imports read is set
         os.environ.update(environment)
-        if os.path.isdir(folder):  # noqa: PTH112
+        if Path(folder).is_dir():
             os.chdir(folder)  # relative paths mean what they mean to the driver
-        from normstudy.ray_engine import train_packed
+        from normstudy.launch import run_trials
 
-        return train_packed(work)
-
-    return ray.remote(max_retries=LOST_WORKERS, retry_exceptions=False)(train_job)
-
-
-def train_packed(work: bytes) -> int:
-    """`run_trials` in a worker, which trains the next job afterwards; the exit status."""
-    with kept_handlers():
+        before = [(number, signal.getsignal(number)) for number in STOPS]
         try:
-            run_trials(pickle.loads(work))
+            run_trials(WORK.validate_json(work))
         except SystemExit as stop:  # to Ray a worker that exits is one that was lost: it would train a divergence again
             return int(stop.code or 0)
-    return 0
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+        return 0
+
+    return ray.remote(max_retries=LOST_WORKERS, retry_exceptions=False)(train_job)

@@ -98,6 +98,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
             ["study", str(PROJECT / "experiments" / "assignment.py"), "--address", "x"],
             "address=x: only with --engine ray",
         ),
+        (
+            ["study", str(PROJECT / "experiments" / "assignment.py"), "--engine", "ray", "--workers", "2"],
+            "workers=2: a Ray cluster runs as many as it has CPUs; only with --engine local",
+        ),
     ],
 )
 def test_bad_input_is_one_line_with_status_2_and_leaves_no_store(
