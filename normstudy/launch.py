@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
@@ -44,6 +45,15 @@ class Work:
     trials: tuple[tuple[TrainConfig, Claim], ...]
     tracking_uri: str | None  # None: without a server
     store: str | None  # the URI without a password, which names the folder of records
+
+    def to_json(self) -> bytes:
+        """For a machine elsewhere."""
+        return TypeAdapter(Work).dump_json(self)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Work":
+        """The same work again."""
+        return TypeAdapter(Work).validate_json(text)
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, StudyError
 from normstudy.launch import Job, OpenStudy, Stop, Work
@@ -27,7 +25,6 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0  # that jobs may take to end their runs: a batch, an evaluation, a slow server
 NODE_SECONDS = 60.0  # that a study waits for a node that its jobs fit on
 STOPS = (signal.SIGINT, signal.SIGTERM)
-WORK = TypeAdapter(Work)  # as JSON
 Tasks = dict[Any, Work]  # Ray's reference to a task, and what it was given
 
 
@@ -76,7 +73,7 @@ class RayEngine:
     def _submit(self, work: Work) -> Any:
         need = self._need(work.trials[0][0])
         task = remote_task(self.ray).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
-        return task.remote(str(Path.cwd()), settings(), WORK.dump_json(work))
+        return task.remote(str(Path.cwd()), settings(), work.to_json())
 
     def _nodes(self) -> list[dict[str, float]]:
         """What each living node has."""
@@ -196,11 +193,11 @@ def remote_task(ray: Any) -> Any:
         os.environ.update(environment)
         if Path(folder).is_dir():
             os.chdir(folder)  # relative paths mean what they mean to the driver
-        from normstudy.launch import run_trials
+        from normstudy.launch import Work, run_trials
 
         before = [(number, signal.getsignal(number)) for number in STOPS]
         try:
-            run_trials(WORK.validate_json(work))
+            run_trials(Work.from_json(work))
         except SystemExit as stop:  # to Ray a worker that exits is one that was lost: it would train a divergence again
             return int(stop.code or 0)
         finally:

@@ -13,6 +13,7 @@ from normstudy.errors import ConfigError, StudyError
 from normstudy.experiments import Experiment, load_experiment
 from normstudy.runs import finished_trials
 from normstudy.tracking import Tag
+from normstudy.trials import Claim
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,13 @@ def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
         [("ln", 0), ("ln", 1)], [("ln", 2), ("ln", 3)], [("ln", 4)],
     ]  # fmt: skip
     assert [len(job) for job in launch.lock_steps(configs, 0)] == [1] * 10  # on a CPU
+
+
+def test_work_for_a_machine_elsewhere_is_the_same_there() -> None:
+    claim = Claim(key="key", attempt="a", experiment="1", run_id="r", token="host:1:x", tags={"tag": "value"})
+    trials = ((TrainConfig(norm="bn", l1=1e-5), claim), (TrainConfig(seed=1), claim))
+    work = launch.Work(trials=trials, tracking_uri="http://user:secret@host", store="http://host")
+    assert launch.Work.from_json(work.to_json()) == work
 
 
 def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -> None:
