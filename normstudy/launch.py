@@ -1,5 +1,6 @@
 """One trial, or the many of a study: which are left to train, who trains them, and how each ended."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,6 +21,7 @@ from normstudy.processes import Processes, preload
 from normstudy.provenance import data_digest, usable_cores
 from normstudy.record import RunRecord, write_json
 from normstudy.signals import StopSignal, nobody_reads_output
+from normstudy.spool import STATE
 from normstudy.tracking import Artifact, Tag, first_line, has_store, identity, use
 from normstudy.train import build_model, pick_device, train_together
 from normstudy.trial_log import SpoolTracker
@@ -45,6 +47,7 @@ class Work:
     trials: tuple[tuple[TrainConfig, Claim], ...]
     tracking_uri: str | None  # None: without a server
     store: str | None  # the URI without a password, which names the folder of records
+    state: str | None = None  # `NORMSTUDY_STATE`: a process may come from a server that was started before it was set
 
     def to_json(self) -> bytes:
         """For a machine elsewhere."""
@@ -78,7 +81,8 @@ class OpenStudy:
                 claimed.append((config, claim))
         if not claimed:
             return None
-        return Work(trials=tuple(claimed), tracking_uri=self.ledger.uri, store=self.ledger.store)
+        state = os.environ.get(STATE)
+        return Work(trials=tuple(claimed), tracking_uri=self.ledger.uri, store=self.ledger.store, state=state)
 
     def conclude(self, work: Work) -> None:
         """The process of this work is gone: each of its runs has ended, or is ended now."""
@@ -237,6 +241,8 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
 def run_trials(work: Work) -> None:
     """What the process of a job does: train into the runs that wait for it."""
     stop_signal = StopSignal(gone=nobody_reads_output)
+    if work.state:
+        os.environ[STATE] = work.state
     if work.tracking_uri:
         use(work.tracking_uri)
     try:

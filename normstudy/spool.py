@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from normstudy.errors import StorageError
 from normstudy.provenance import PROJECT
 
+STATE = "NORMSTUDY_STATE"  # variable of the environment
 OFFLINE = "offline"  # folder of the records that were begun without a server
 
 
@@ -23,7 +24,7 @@ def state_root(store: str | None) -> Path:
 
     `NORMSTUDY_STATE` names another place than `.normstudy` in the project.
     """
-    root = Path(os.environ.get("NORMSTUDY_STATE") or PROJECT / ".normstudy")
+    root = Path(os.environ.get(STATE) or PROJECT / ".normstudy")
     return root / (hashlib.sha256(store.encode()).hexdigest()[:12] if store else OFFLINE)
 
 

@@ -1,0 +1,84 @@
+"""Many processes at once on one store: nothing is lost, nothing is made twice."""
+
+from pathlib import Path
+
+import pytest
+from conftest import only_line
+from faults_tools import THREE_TRIALS, Place, stopping
+from mlflow.entities import ViewType
+
+from normstudy.config import TrainConfig
+from normstudy.tracking import Tag
+
+pytest_plugins = ["faults_fixtures"]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+EIGHT_TRIALS = '''"""Do eight trials that write at the same time all arrive whole?"""
+
+from normstudy.config import TrainConfig
+
+
+def trials():
+    return [TrainConfig(norm="none", seed=seed, epochs=3, train_size=640, device="cpu") for seed in range(8)]
+'''
+
+
+def test_six_processes_at_once_make_the_tables_of_a_missing_store(tmp_path: Path) -> None:
+    configs = [TrainConfig(norm="none", epochs=1, train_size=640, device="cpu", seed=seed) for seed in range(6)]
+    with stopping(Place(folder=tmp_path, store=f"sqlite:///{tmp_path / 'mlflow.db'}")) as place:
+        trials = [place.train(config) for config in configs]
+        statuses = [trial.wait() for trial in trials]
+    assert statuses == [0] * 6, [trial.told for trial in trials]
+    assert [trial.told for trial in trials] == [[]] * 6
+    runs = place.runs(view=ViewType.ALL)
+    assert sorted(run.data.tags[Tag.TRIAL_KEY] for run in runs) == sorted(config.trial_key for config in configs)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len({run.info.experiment_id for run in runs}) == 1
+
+
+def test_eight_trials_write_at_once_to_sqlite_and_all_arrive(place: Place) -> None:
+    file = place.folder / "eight.py"
+    file.write_text(EIGHT_TRIALS)
+    done = place.run("study", str(file), "--workers", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "normstudy: " not in done.stderr + done.stdout
+    runs = place.runs(f"tags.`{Tag.TRIAL_KEY}` LIKE '%'", ViewType.ALL)
+    assert sorted(run.data.params["seed"] for run in runs) == [str(seed) for seed in range(8)]
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        history = place.client.get_metric_history(run.info.run_id, "test/accuracy")
+        assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_one_trial_started_four_times_at_once_is_one_run(place: Place) -> None:
+    config = TrainConfig(norm="none", epochs=3, train_size=640, device="cpu")
+    trials = [place.train(config) for _ in range(4)]
+    statuses = [trial.wait() for trial in trials]
+    assert statuses.count(0) >= 1, [trial.err for trial in trials]
+    for trial, status in zip(trials, statuses, strict=True):
+        if status:
+            said = only_line("\n".join(line for _, line in trial.err))
+            assert said.startswith("normstudy: error: NONE, seed 0: running elsewhere"), said
+    [run] = place.runs(f"tags.`{Tag.TRIAL_KEY}` = '{config.trial_key}'")
+    assert run.info.status == "FINISHED"
+
+
+def test_two_studies_of_the_same_trials_at_once_train_each_once(place: Place) -> None:
+    file = place.folder / "three.py"
+    file.write_text(THREE_TRIALS.format(epochs=3))
+    studies = [place.start("study", str(file)) for _ in range(2)]
+    statuses = [study.wait() for study in studies]
+    print(statuses, [study.told for study in studies])
+    trials = place.runs(f"tags.`{Tag.TRIAL_KEY}` LIKE '%'")
+    assert sorted(run.data.tags[Tag.VARIANT] for run in trials) == ["BN", "GN", "LN"]
+    assert {run.info.status for run in trials} == {"FINISHED"}
+    assert "RUNNING" not in {run.info.status for run in place.runs()}
+    for study, status in zip(studies, statuses, strict=True):
+        assert status in (0, 1)
+        assert "Traceback" not in str(study.err)
+        if status:
+            said = only_line("\n".join(study.told))
+            assert said.startswith("normstudy: error: study three: "), said
+            assert "is running elsewhere" in said
+    again = place.run("study", str(file))
+    assert again.returncode == 0
+    assert again.stdout == "3 of 3 trials are left as they are\n"
