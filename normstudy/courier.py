@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,7 @@ class Delivery:
         events = self.spool.events()
         if self.done == len(events) and self.unwritten_end is None:
             return False
-        if self.run_id is None:  # by its last opening: earlier ones are of processes that are gone
-            self._meet([event for event in events if event["kind"] == "open"][-1])
+        self.meet(events)
         for event in events[self.done :]:
             getattr(self, f"_{event['kind']}")(event)
             self.done += 1
@@ -62,6 +61,11 @@ class Delivery:
             self._end(self.unwritten_end)
             self.unwritten_end = None
         return True
+
+    def meet(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Know the run by its last opening: earlier ones are of processes that are gone."""
+        if self.run_id is None:
+            self._meet([event for event in events if event["kind"] == "open"][-1])
 
     def news(self) -> None:
         """To call after each new event. Raises `Superseded` once another process has taken over the run."""
@@ -269,10 +273,12 @@ def deliver(folder: Path, status: str, reason: str) -> int:
     spool = Spool(folder)
     spool.own(patience=0.0)
     try:
-        events, before = spool.events(), spool.sent()
+        before, delivery, events = spool.sent(), Delivery(spool), spool.events()
         if events and events[-1]["kind"] != "end":
-            spool.append("end", status=status, tags={Tag.FAILURE: reason})
-        Delivery(spool).send()
+            delivery.meet(events)
+            if get(str(delivery.run_id)).status == "RUNNING":  # one that ended on a full disk has no end in its record
+                spool.append("end", status=status, tags={Tag.FAILURE: reason})
+        delivery.send()
         return spool.sent() - before
     finally:
         spool.close()

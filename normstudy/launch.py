@@ -176,7 +176,8 @@ def study(
 
 
 def dry_run(experiment: Experiment, *, offline: bool = False) -> list[tuple[str, State, str]]:
-    """Name and state of each trial, and its run; nothing is trained or made."""
+    """Name and state of each trial, and its run; nothing is trained or made. A finished record that a killed process
+    left here unsent is sent."""
     check(experiment.configs)
     keys = [config.trial_key for config in experiment.configs]
     if not offline and not has_store():
