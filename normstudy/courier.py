@@ -274,11 +274,12 @@ def deliver(folder: Path, status: str, reason: str) -> int:
     spool.own(patience=0.0)
     try:
         before, delivery, events = spool.sent(), Delivery(spool), spool.events()
+        delivery.send()
         if events and events[-1]["kind"] != "end":
             delivery.meet(events)
             if get(str(delivery.run_id)).status == "RUNNING":  # one that ended on a full disk has no end in its record
                 spool.append("end", status=status, tags={Tag.FAILURE: reason})
-        delivery.send()
+                delivery.send()
         return spool.sent() - before
     finally:
         spool.close()
