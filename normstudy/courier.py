@@ -53,7 +53,7 @@ class Delivery:
             return False
         self.meet(events)
         for event in events[self.done :]:
-            getattr(self, f"_{event['kind']}")(event)
+            HANDLERS[event["kind"]](self, event)
             self.done += 1
             with suppress(StorageError):  # the disk is full: training says so, and sending it again changes nothing
                 self.spool.mark_sent(self.done)
@@ -141,18 +141,36 @@ class Delivery:
             self.steps.add(step)
 
     def _artifacts(self, event: Mapping[str, Any]) -> None:
-        mlflow.MlflowClient().log_artifacts(str(self.run_id), str(self.spool.files / event["folder"]))
+        mlflow.MlflowClient().log_artifacts(str(self.run_id), str(self._own(event["folder"])))
+
+    def _own(self, name: str) -> Path:
+        """A file of the record. Raises `StorageError` for one elsewhere: records come from other machines, too."""
+        path = (self.spool.files / name).resolve()
+        if not path.is_relative_to(self.spool.files.resolve()):
+            raise StorageError(f"{self.spool.log}: {name} is no file of this record")
+        return path
 
     def _tags(self, event: Mapping[str, Any]) -> None:
         log_tags(str(self.run_id), event["tags"])
 
     def _model(self, event: Mapping[str, Any]) -> None:
         model = DigitNet(event["norm"], groups=event["groups"])
-        model.load_state_dict(load_file(self.spool.files / event["weights"]))
+        model.load_state_dict(load_file(self._own(event["weights"])))
         log_model(str(self.run_id), model, step=event["step"])
 
     def _end(self, event: Mapping[str, Any]) -> None:
         end_run(str(self.run_id), event["status"], event["tags"])
+
+
+HANDLERS = {
+    "open": Delivery._open,
+    "inputs": Delivery._inputs,
+    "metrics": Delivery._metrics,
+    "artifacts": Delivery._artifacts,
+    "model": Delivery._model,
+    "tags": Delivery._tags,
+    "end": Delivery._end,
+}
 
 
 def require_unfinished(experiment_id: str, tags: Mapping[str, str]) -> None:

@@ -230,11 +230,8 @@ def sync() -> int:
     for folder in waiting_records():
         try:
             total += deliver(folder, "KILLED", GONE)
-        except StorageError:
-            continue  # its process lives
-        except TrackingError as error:
-            say(f"{folder}: {error}")
-            continue
+        except (StorageError, Superseded, TrackingError) as error:  # its process lives, or another run has its trial
+            say(str(error) if str(folder) in str(error) else f"{folder}: {error}")
         except Exception as error:  # whatever the way to a server raises
             raise TrackingError(f"{folder}: not sent to {where()}: {first_line(error)}") from error
     return total

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from normstudy import courier
 from normstudy.config import TrainConfig
 from normstudy.courier import Courier, Delivery, deliver
-from normstudy.errors import StudyError, Superseded
+from normstudy.errors import StorageError, StudyError, Superseded
 from normstudy.experiments import Experiment
 from normstudy.launch import dry_run, single, study
 from normstudy.ledger import newest_record, reap, sync
@@ -64,6 +64,19 @@ def test_replaying_every_event_again_changes_nothing(store: str, tmp_path: Path)
     deliver(copy, "KILLED", "?")
     assert len(all_runs()) == 1
     assert snapshot(run.info.run_id) == before
+
+
+@pytest.mark.parametrize("name", ["../events.jsonl", "/etc/hostname", "start/../../lock"])
+def test_record_of_another_machine_sends_no_file_but_its_own(store: str, tmp_path: Path, name: str) -> None:
+    connect()
+    spool = Spool(tmp_path / "key.attempt")
+    spool.own(patience=1.0)
+    spool.append("open", run_id=None, attempt="a", experiment="normstudy", parent=None, token=None, tags={}, params={})
+    spool.append("artifacts", folder=name)
+    with pytest.raises(StorageError, match="is no file of this record"):
+        Delivery(spool).send()
+    [run] = all_runs()
+    assert not [*mlflow.MlflowClient().list_artifacts(run.info.run_id)]
 
 
 def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) -> None:
