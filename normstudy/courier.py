@@ -162,7 +162,7 @@ class Delivery:
         end_run(str(self.run_id), event["status"], event["tags"])
 
 
-HANDLERS = {
+HANDLERS: dict[str, Callable[[Delivery, Mapping[str, Any]], None]] = {
     "open": Delivery._open,
     "inputs": Delivery._inputs,
     "metrics": Delivery._metrics,
