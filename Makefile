@@ -38,9 +38,9 @@ ui: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# one at a time: they kill, starve and restart what they test, and watch the clock
+# A file at a time on each of two workers: most of their time they wait for a process to come, to go or to be missed.
 test-faults: $(READY)
-	$(BIN)/python -m pytest -m faults -n 0 --durations=0 --durations-min=5
+	$(BIN)/python -m pytest -m faults --dist loadfile --durations=0 --durations-min=5
 
 check: $(READY)
 	$(BIN)/ruff check .
