@@ -192,6 +192,9 @@ def log_model(run_id: str, model: DigitNet, step: int) -> None:
     logged = unfinished or client.create_logged_model(
         experiment_id, name="model", source_run_id=run_id, params=run.data.params
     )
+    linked = any(output.model_id == logged.model_id for output in (run.outputs.model_outputs if run.outputs else []))
+    if linked:  # MLflow refuses to link it again, so its metrics are linked here; those that are already, stay
+        client.log_batch(run_id, metrics=metrics_of(run_id, logged.model_id, step))
     model.eval()  # what is exported in train mode keeps normalising by the batch
     pixels = torch.randint(256, (2, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     example = normalise(pixels)  # 2 of them: so that the batch stays free
@@ -204,7 +207,7 @@ def log_model(run_id: str, model: DigitNet, step: int) -> None:
             artifact_path=None,
             name="model",
             flavor=mlflow.pytorch,
-            run_id=run_id,
+            run_id=None if linked else run_id,
             model_id=logged.model_id,
             step=step,
             pytorch_model=model,
@@ -212,6 +215,17 @@ def log_model(run_id: str, model: DigitNet, step: int) -> None:
             input_example=example.numpy(),
             pip_requirements=[f"{name}=={value}" for name, value in library_versions().items() if name != "python"],
         )
+
+
+def metrics_of(run_id: str, model_id: str, step: int) -> list[MlflowMetric]:
+    """The run's metrics of a step, as a model's."""
+    client = mlflow.MlflowClient()
+    return [
+        MlflowMetric(point.key, point.value, point.timestamp, point.step, model_id=model_id, run_id=run_id)
+        for name in client.get_run(run_id).data.metrics
+        for point in client.get_metric_history(run_id, name)
+        if point.step == step
+    ]
 
 
 class Courier:
