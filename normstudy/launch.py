@@ -16,7 +16,7 @@ from normstudy.config import TrainConfig
 from normstudy.courier import Courier
 from normstudy.errors import Interrupted, NormstudyError, StudyError
 from normstudy.experiments import Experiment
-from normstudy.ledger import Ledger, LocalLedger, ServerLedger, trial_tags
+from normstudy.ledger import Ledger, LocalLedger, ServerLedger
 from normstudy.processes import Processes, preload
 from normstudy.provenance import data_digest, usable_cores
 from normstudy.record import RunRecord, write_json
@@ -74,7 +74,7 @@ class OpenStudy:
         """Leave to train the job's trials, but for those that another process has meanwhile."""
         claimed = []
         for config in job:
-            tags = trial_tags(config, self.tags)
+            tags = {**identity(config), **self.tags}
             claim = self.ledger.claim(config.trial_key, Tag.TRIAL_KEY, tags, self.parent, force=self.force)
             self.outcomes[config.trial_key] = (State.UNFINISHED, "") if claim else (State.RUNNING, "")
             if claim:
@@ -103,7 +103,7 @@ def single(
     Raises `ConfigError` before any run exists, `StudyError` for a trial that diverged before or runs elsewhere.
     """
     check([config])
-    key, tags = config.trial_key, trial_tags(config, {})
+    key, tags = config.trial_key, identity(config)
     with open_ledger(offline=offline) as ledger:
         state, what = ledger.states([key], Tag.TRIAL_KEY)[key]
         claim = None

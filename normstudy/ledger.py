@@ -11,11 +11,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import mlflow
 
-from normstudy.config import TrainConfig
 from normstudy.courier import deliver, say
 from normstudy.errors import StorageError, Superseded, TrackingError
 from normstudy.spool import Spool, is_locked, state_root
-from normstudy.tracking import Tag, chosen_experiment, connect, experiment_name, first_line, identity, where
+from normstudy.tracking import Tag, chosen_experiment, connect, experiment_name, first_line, where
 from normstudy.trials import (
     HOST,
     Claim,
@@ -269,8 +268,3 @@ def reap() -> list[str]:
             end_run(run_id, "FAILED", {Tag.FAILURE: reason})
         ended.append(f"{run.tags.get(Tag.NAME, '')} (run {run_id}) is {get(run_id).status}: {reason}")
     return ended
-
-
-def trial_tags(config: TrainConfig, more: Mapping[str, str]) -> dict[str, str]:
-    """What a trial's run is made with."""
-    return {**identity(config), **more}

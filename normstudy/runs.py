@@ -27,14 +27,13 @@ from tqdm import tqdm
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ConfigError, ReportError
 from normstudy.plots import ten_worst
-from normstudy.tracking import Artifact, Metric, Tag, connect, ten_name, where
+from normstudy.tracking import RUNS_A_PAGE, Artifact, Metric, Tag, connect, pages, ten_name, where
 from normstudy.untrusted import checked, logged_image, logged_table, one_line
 
 TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
           Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
 READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
-RUNS_A_PAGE = 1_000
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
 
@@ -129,9 +128,9 @@ def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
     if parent_id:
         experiments = [client.get_run(parent_id).info.experiment_id]
     else:
-        experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments, max_results=1_000)]
+        experiments = [experiment.experiment_id for experiment in pages(client.search_experiments, max_results=1_000)]
     newest: dict[str, Run] = {}
-    for run in _pages(
+    for run in pages(
         client.search_runs,
         experiment_ids=experiments,
         filter_string=f"tags.`{Tag.TRIAL_KEY}` LIKE '%'",
@@ -147,15 +146,6 @@ def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
 
 def _rank(run: Run, parent_id: str | None) -> tuple[bool, bool]:
     return _is_finished(run), run.data.tags.get(Tag.PARENT) == parent_id
-
-
-def _pages(search: Any, **query: Any) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = search(**query, page_token=token)
-        found += page
-        if not (token := page.token):
-            return found
 
 
 def _is_finished(run: Run) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError
 from normstudy.provenance import PROJECT
 
 DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
+RUNS_A_PAGE = 1_000
 STOPS = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
 
@@ -160,6 +161,16 @@ def chosen_experiment() -> str:
 def experiment_of(name: str) -> str:
     """Id of the experiment of this name; made where there is none."""
     return str(mlflow.set_experiment(name).experiment_id)
+
+
+def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, page by page."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def ending(error: BaseException | None) -> tuple[str, dict[str, str]]:

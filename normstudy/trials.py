@@ -19,13 +19,12 @@ from mlflow.entities import Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
 from normstudy.spool import is_locked, state_root, writing
-from normstudy.tracking import Tag, where
+from normstudy.tracking import RUNS_A_PAGE, Tag, pages, where
 
 CLAIM = "normstudy.claim."  # name of a claim's parameter, before its number
 HEARTBEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # a heart that was silent for so long is watched
 WATCH_SECONDS = 25.0  # two heartbeats and the time that a request may take
-RUNS_A_PAGE = 1_000
 HOST = socket.gethostname()
 
 
@@ -121,17 +120,17 @@ def find_all(experiment_id: str, key_tag: Tag, keys: Collection[str] | None) -> 
         return {}
     only = next(iter(keys)) if keys is not None and len(keys) == 1 else None
     query = f"tags.`{key_tag}` = '{only}'" if only else f"tags.`{key_tag}` LIKE '%'"
-    client, token = mlflow.MlflowClient(), None
     found: dict[str, list[Found]] = {}
-    while True:
-        page = client.search_runs(
-            [experiment_id], query, order_by=["attributes.start_time DESC"], max_results=RUNS_A_PAGE, page_token=token
-        )
-        for run in page:
-            if keys is None or run.data.tags[key_tag] in keys:
-                found.setdefault(run.data.tags[key_tag], []).append(_found(run))
-        if not (token := page.token):
-            return found
+    for run in pages(
+        mlflow.MlflowClient().search_runs,
+        experiment_ids=[experiment_id],
+        filter_string=query,
+        order_by=["attributes.start_time DESC"],
+        max_results=RUNS_A_PAGE,
+    ):
+        if keys is None or run.data.tags[key_tag] in keys:
+            found.setdefault(run.data.tags[key_tag], []).append(_found(run))
+    return found
 
 
 def _found(run: Run) -> Found:
