@@ -10,22 +10,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from normstudy.errors import ConfigError
 from normstudy.provenance import data_digest
 
-MNIST_TRAIN_IMAGES = 60_000
+TRAIN_IMAGES = 60_000
+TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py
 
 
 @cache
-def norm_names() -> tuple[str, ...]:
-    """Keys of `NORMS` in model.py, read from its source: importing it would load torch, 2 s, into each `--help`."""
+def names_in(table: str) -> tuple[str, ...]:
+    """Keys of `NORMS` or `NETWORKS` in model.py, read from its source: importing it would load torch, 2 s, into each
+    `--help`."""
     tree = ast.parse((Path(__file__).parent / "model.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "NORMS":
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == table:
             return tuple(ast.literal_eval(key) for key in node.value.keys)  # type: ignore[union-attr]
-    raise AssertionError("model.py has no NORMS table")
+    raise AssertionError(f"model.py has no table {table}")
 
 
 class TrainConfig(BaseModel):
@@ -38,6 +40,8 @@ class TrainConfig(BaseModel):
 
     norm: str = Field("gn", description="normalisation layer")
     l1: float = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over convolution and linear weights")
+    network: str = Field("plain", description="network, a row of NETWORKS in model.py")
+    dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
     epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
     batch_size: int = Field(64, ge=2, description="images a step")
@@ -49,21 +53,22 @@ class TrainConfig(BaseModel):
     translation: float = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
     scale: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of size, as a fraction")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, data order and augmentation")
-    val_size: int = Field(0, ge=0, lt=MNIST_TRAIN_IMAGES, description="training images held out for validation")
-    train_size: int = Field(0, ge=0, le=MNIST_TRAIN_IMAGES, description="training images used; 0: all not held out")
+    val_size: int = Field(0, ge=0, lt=TRAIN_IMAGES, description="training images held out for validation")
+    train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
     threads: int = Field(1, ge=1, le=256, description="CPU threads; another number gives other last bits")
 
-    @field_validator("norm")
+    @field_validator("norm", "network")
     @classmethod
-    def _norm_is_in_the_table(cls, value: str) -> str:
-        if value not in norm_names():
-            raise ValueError(f"unknown norm; choose from {', '.join(norm_names())}")
+    def _is_in_the_table(cls, value: str, info: ValidationInfo) -> str:
+        names = names_in(TABLES[str(info.field_name)])
+        if value not in names:
+            raise ValueError(f"unknown {info.field_name}; choose from {', '.join(names)}")
         return value
 
     @model_validator(mode="after")
     def _data_suffice(self) -> "TrainConfig":
-        left = MNIST_TRAIN_IMAGES - self.val_size
+        left = TRAIN_IMAGES - self.val_size
         if self.train_size > left:
             raise ValueError(
                 f"train_size {self.train_size} is more than the {left} images that val_size {self.val_size} leaves"
@@ -83,7 +88,7 @@ class TrainConfig(BaseModel):
     @property
     def training_images(self) -> int:
         """Number of images trained on."""
-        return self.train_size or MNIST_TRAIN_IMAGES - self.val_size
+        return self.train_size or TRAIN_IMAGES - self.val_size
 
     @property
     def variant(self) -> str:
@@ -96,7 +101,7 @@ class TrainConfig(BaseModel):
 
         `device` is left out: it says where a trial runs, not which trial it is.
         """
-        canonical = self.model_dump_json(exclude={"device"}) + data_digest()
+        canonical = self.model_dump_json(exclude={"device"}) + data_digest(self.dataset)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def command(self) -> str:

@@ -154,7 +154,7 @@ class Delivery:
         log_tags(str(self.run_id), event["tags"])
 
     def _model(self, event: Mapping[str, Any]) -> None:
-        model = DigitNet(event["norm"], groups=event["groups"])
+        model = DigitNet(event["norm"], network=event["network"], groups=event["groups"])
         model.load_state_dict(load_file(self._own(event["weights"])))
         log_model(str(self.run_id), model, step=event["step"])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -15,9 +16,13 @@ from torch.nn import functional
 
 from normstudy.config import TrainConfig
 from normstudy.errors import DataError
-from normstudy.provenance import ARCHIVES
+from normstudy.provenance import archives
 
-MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of the 60,000 training images, pixels as fractions of 255
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
+
+TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
 Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]
 
@@ -58,7 +63,14 @@ class Data:
     test: Split
 
 
-def load_mnist(archives: Path = ARCHIVES) -> tuple[Split, Split]:
+def loader(dataset: str) -> "type[MNIST]":
+    """torchvision's class for a dataset. Imported here: it takes 5 s, and report and launcher load no images."""
+    from torchvision import datasets
+
+    return {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[dataset]
+
+
+def load_images(dataset: str = "mnist", folder: Path | None = None) -> tuple[Split, Split]:
     """The 60,000 training and the 10,000 test images, in the order of the original files, on the CPU.
 
     The archives are laid where torchvision looks for them, in a folder that lives only for this call: torchvision
@@ -66,31 +78,30 @@ def load_mnist(archives: Path = ARCHIVES) -> tuple[Split, Split]:
 
     Raises `DataError` when an archive is missing or damaged; nothing is ever downloaded.
     """
-    from torchvision import datasets  # 5 s to import, and the report and the launcher never load images
     from torchvision.datasets.utils import calculate_md5
 
-    for url_name, expected in datasets.MNIST.resources:
-        archive = archives / url_name
+    kind, folder = loader(dataset), folder or archives(dataset)
+    for name, expected in kind.resources:
+        archive = folder / name
         if not archive.is_file():
             raise DataError(f"{archive}: the archive is missing")
         if (found := calculate_md5(archive)) != expected:
             raise DataError(f"{archive}: damaged archive, MD5 {found}, expected {expected}")
     with tempfile.TemporaryDirectory() as root:
-        raw = Path(root) / "MNIST" / "raw"
+        raw = Path(root) / kind.__name__ / "raw"
         raw.mkdir(parents=True)
-        for name, _ in datasets.MNIST.resources:
-            (raw / name).symlink_to((archives / name).resolve())
-        train, test = (datasets.MNIST(root, train=train, download=True) for train in (True, False))
+        for name, _ in kind.resources:
+            (raw / name).symlink_to((folder / name).resolve())
+        sets = [kind(root, train=train, download=True) for train in (True, False)]
     splits = [
-        Split(images=dataset.data.unsqueeze(1), labels=dataset.targets, indices=torch.arange(len(dataset.targets)))
-        for dataset in (train, test)
+        Split(images=one.data.unsqueeze(1), labels=one.targets, indices=torch.arange(len(one.targets))) for one in sets
     ]
     return splits[0], splits[1]
 
 
 def load_data(config: TrainConfig, device: torch.device) -> Data:
     """The splits of a trial, on its device: `val_size` images held out of the 60,000, stratified by digit."""
-    train, test = load_mnist()
+    train, test = load_images(config.dataset)
     order = stratified_order(train.labels)
     held_out, rest = order[: config.val_size], order[config.val_size :]
     used = rest[: config.train_size or None].sort().values

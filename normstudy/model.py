@@ -8,6 +8,8 @@ crosses from one to the next, so each computes what it would compute alone. Ever
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -101,21 +103,61 @@ class StackedLinear(nn.Linear):
         return logits.transpose(0, 1)
 
 
-class DigitNet(nn.Module):
-    """28 x 28 grey digits to 10 logits, with 7,522 parameters whatever the norm.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Channels of a network's convolutions: 5x5 at 28 x 28, then 3x3 at 14 x 14 and at 7 x 7.
 
-    5x5 convolution to 8 channels at full resolution, max-pool, norm, ReLU; 3x3 to 16, norm, ReLU; 3x3 to 16, max-pool,
-    norm, ReLU; 3x3 to 16, norm, ReLU, max-pool; linear on the 16 x 3 x 3 that are left. Two choices keep the comparison
-    fair to GroupNorm and LayerNorm, whose statistics come from one image: the first layer sees every pixel (no
-    stride), and the last features keep their place (no global pooling after a normalised layer).
+    With `skip`, a 3x3 convolution that keeps the number of channels passes its input on beside its output: He et al.
+    2016, "Deep Residual Learning", section 3.
     """
 
-    def __init__(self, norm: str, *, groups: int = 4, stack: int = 1) -> None:
-        """Raises `ValueError` for a norm not in the table, or groups that don't divide a layer's channels."""
+    first: int
+    middle: tuple[int, ...]
+    last: tuple[int, ...]
+    skip: bool = False
+
+
+NETWORKS: dict[str, Layout] = {
+    "plain": Layout(first=8, middle=(16, 16), last=(16,)),
+    "skip": Layout(first=8, middle=(16, 16), last=(16,), skip=True),
+    "deep": Layout(first=8, middle=(12, 12, 12), last=(12, 12), skip=True),
+    "deepskipless": Layout(first=8, middle=(12, 12, 12), last=(12, 12)),
+    "late": Layout(first=8, middle=(12, 12), last=(16, 16), skip=True),
+    "narrow": Layout(first=8, middle=(8, 8, 8), last=(8, 8), skip=True),
+    "narrowplain": Layout(first=8, middle=(8, 8), last=(12,)),
+}
+
+
+class Skip(nn.Module):
+    """y = x + block(x)."""
+
+    def __init__(self, *block: nn.Module) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*block)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.block(x)
+
+
+class DigitNet(nn.Module):
+    """28 x 28 grey pictures to 10 logits; a network of `NETWORKS` has the same parameters whatever the norm.
+
+    5x5 convolution at full resolution, max-pool, norm, ReLU; 3x3 convolutions at 14 x 14, max-pool, at 7 x 7, each with
+    norm and ReLU; max-pool; linear on the 3 x 3 that are left. Two choices keep the comparison fair to GroupNorm and
+    LayerNorm, whose statistics come from one image: the first layer sees every pixel (no stride), and the last features
+    keep their place (no global pooling after a normalised layer).
+    """
+
+    def __init__(self, norm: str, *, network: str = "plain", groups: int = 4, stack: int = 1) -> None:
+        """Raises `ValueError` for a norm or network not in its table, and groups that don't divide a layer's channels.
+        """
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
-        self.norm, self.groups, self.stack = norm, groups, stack
+        if network not in NETWORKS:
+            raise ValueError(f"unknown network {network!r}; choose from {', '.join(NETWORKS)}")
+        self.norm, self.network, self.groups, self.stack = norm, network, groups, stack
+        layout = NETWORKS[network]
 
         def normalised(channels: int) -> list[nn.Module]:
             return [NORMS[norm](channels, groups=groups, stack=stack), nn.ReLU(inplace=True)]
@@ -124,20 +166,18 @@ class DigitNet(nn.Module):
             # no bias: the norm's shift does its work, and all but `none` would subtract it
             return nn.Conv2d(stack * inputs, stack * outputs, size, padding=size // 2, bias=False, groups=stack)
 
-        self.features = nn.Sequential(
-            convolution(1, 8, 5),
-            nn.MaxPool2d(2),  # before the norm, so that the costly 28 x 28 maps pass one layer less
-            *normalised(8),
-            convolution(8, 16, 3),
-            *normalised(16),
-            convolution(16, 16, 3),
-            nn.MaxPool2d(2),
-            *normalised(16),
-            convolution(16, 16, 3),
-            *normalised(16),
-            nn.MaxPool2d(2),
-        )
-        features = 16 * 3 * 3
+        # each max-pool of the first two stands before its norm, so that the larger maps pass one layer less
+        layers = [convolution(1, layout.first, 5), nn.MaxPool2d(2), *normalised(layout.first)]
+        inputs = layout.first
+        for place, outputs in enumerate((*layout.middle, *layout.last), start=1):
+            pool = [nn.MaxPool2d(2)] if place == len(layout.middle) else []
+            if layout.skip and inputs == outputs:
+                layers += [Skip(convolution(inputs, outputs, 3), *normalised(outputs)), *pool]
+            else:
+                layers += [convolution(inputs, outputs, 3), *pool, *normalised(outputs)]
+            inputs = outputs
+        self.features = nn.Sequential(*layers, nn.MaxPool2d(2))
+        features = inputs * 3 * 3
         self.classifier = nn.Linear(features, CLASSES) if stack == 1 else StackedLinear(features, CLASSES, stack=stack)
 
     def forward(self, images: Float[Tensor, "n stack 28 28"]) -> Float[Tensor, "n *stack 10"]:
@@ -150,7 +190,7 @@ def stacked(networks: Sequence[DigitNet]) -> DigitNet:
     first = networks[0]
     if len(networks) == 1:
         return first
-    together = DigitNet(first.norm, groups=first.groups, stack=len(networks))
+    together = DigitNet(first.norm, network=first.network, groups=first.groups, stack=len(networks))
     states = [network.state_dict() for network in networks]
     # BatchNorm's count of batches is the only tensor without an axis, and the same for all
     together.load_state_dict(
@@ -166,7 +206,8 @@ def unstacked(together: DigitNet) -> list[DigitNet]:
     """The networks that `stacked` put together, as they are now; of a stack, on the CPU with weights of their own."""
     if together.stack == 1:
         return [together]
-    networks = [DigitNet(together.norm, groups=together.groups) for _ in range(together.stack)]
+    one = partial(DigitNet, together.norm, network=together.network, groups=together.groups)
+    networks = [one() for _ in range(together.stack)]
     for place, network in enumerate(networks):
         state = together.state_dict().items()
         network.load_state_dict(

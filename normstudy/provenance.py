@@ -11,7 +11,8 @@ from pathlib import Path
 from normstudy.errors import DataError
 
 PROJECT = Path(__file__).parents[1]
-ARCHIVES = Path(__file__).parent / "mnist"
+SUMS = Path(__file__).parent
+FASHION = "NORMSTUDY_FASHION"
 LIBRARIES = ("torch", "torchvision", "mlflow", "numpy")
 
 
@@ -21,20 +22,30 @@ def library_versions() -> dict[str, str]:
 
 
 @cache
-def data_digest() -> str:
-    """16 hexadecimal digits of the SHA-256 of MNIST's four archives' sums.
+def data_digest(dataset: str = "mnist") -> str:
+    """16 hexadecimal digits of the SHA-256 of the sums of a dataset's four archives, which need not be here."""
+    return hashlib.sha256((SUMS / dataset / "SHA256SUMS").read_bytes()).hexdigest()[:16]
 
-    Raises `DataError` naming an archive that is missing or damaged.
+
+@cache
+def archives(dataset: str) -> Path:
+    """The folder of a dataset's four archives: MNIST's is part of the package, Fashion-MNIST's the user names.
+
+    Raises `DataError` where none is named, and for an archive that is missing or damaged.
     """
-    sums = (ARCHIVES / "SHA256SUMS").read_text(encoding="utf-8")
-    for line in sums.splitlines():
+    folder = SUMS / "mnist"
+    if dataset == "fashion":
+        if not (named := os.environ.get(FASHION)):
+            raise DataError(f"dataset=fashion: {FASHION} must name the folder of Fashion-MNIST's four archives")
+        folder = Path(named)
+    for line in (SUMS / dataset / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         expected, name = line.split()
-        archive = ARCHIVES / name
+        archive = folder / name
         if not archive.is_file():
             raise DataError(f"{archive}: the archive is missing")
         if (found := hashlib.sha256(archive.read_bytes()).hexdigest()) != expected:
             raise DataError(f"{archive}: damaged archive, SHA-256 {found}, expected {expected}")
-    return hashlib.sha256(sums.encode()).hexdigest()[:16]
+    return folder
 
 
 def git_state() -> dict[str, str]:

@@ -193,7 +193,7 @@ def initial_model(config: TrainConfig) -> DigitNet:
 def build_model(config: TrainConfig) -> DigitNet:
     """The configured network. Raises `ConfigError` where groups and channels don't fit."""
     try:
-        return DigitNet(config.norm, groups=config.groups)
+        return DigitNet(config.norm, network=config.network, groups=config.groups)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

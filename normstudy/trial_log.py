@@ -15,7 +15,7 @@ from normstudy import plots
 from normstudy.checkpoint import Checkpoints
 from normstudy.config import TrainConfig
 from normstudy.courier import Courier
-from normstudy.data import Data, Split
+from normstudy.data import TITLES, Data, Split, loader
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
 from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, usable_cores
@@ -94,7 +94,7 @@ class TrialRun:
             **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
         }
         record.open(tags, {**config.model_dump(), "parameters": parameters})
-        record.spool.append("inputs", datasets=datasets({"train": data.train, "val": data.val, "test": data.test}))
+        record.spool.append("inputs", datasets=datasets(config.dataset, data))
         with record.artifacts("start") as folder:
             write_json(folder / Artifact.CONFIG, config.model_dump())
         record.tell()
@@ -123,7 +123,8 @@ class TrialRun:
             weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
             errors = self._write_result(folder, test, split)
         record.spool.append(
-            "model", norm=config.norm, groups=config.groups, weights=f"result/{Artifact.WEIGHTS}", step=epoch
+            "model", norm=config.norm, network=config.network, groups=config.groups,
+            weights=f"result/{Artifact.WEIGHTS}", step=epoch,
         )
         result = (
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
@@ -154,17 +155,16 @@ class TrialRun:
         self.record.end(error)
 
 
-def datasets(splits: Mapping[str, Split | None]) -> list[dict[str, Any]]:
+def datasets(name: str, data: Data) -> list[dict[str, Any]]:
     """What MLflow keeps of each split, with its digest."""
-    from torchvision.datasets import MNIST  # see data.load_mnist
-
     described = []
-    for context, split in splits.items():
+    source, title = loader(name).mirrors[-1], TITLES[name]
+    for context, split in vars(data).items():
         if split is None:
             continue
         images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
         dataset = from_numpy(
-            images, source=MNIST.mirrors[-1], targets=labels, name=f"MNIST {context}", digest=split.digest
+            images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest
         )
         described.append({"context": context, "dataset": dataset.to_dict()})
     return described
@@ -172,5 +172,6 @@ def datasets(splits: Mapping[str, Split | None]) -> list[dict[str, Any]]:
 
 def describe(config: TrainConfig, result: str) -> str:
     """The run's description in the UI, as Markdown: what it is, what came out, how to repeat it."""
-    what = f"DigitNet with {config.variant} on MNIST, {config.training_images:,} images, seed {config.seed}."
+    data = f"{TITLES[config.dataset]}, {config.training_images:,} images"
+    what = f"DigitNet ({config.network}) with {config.variant} on {data}, seed {config.seed}."
     return f"{what}\n\n{result}\n\nTo repeat it:\n\n```\n{config.command()}\n```"

@@ -3,13 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from normstudy.config import TrainConfig, norm_names
+from normstudy.config import TrainConfig, names_in
 from normstudy.errors import ConfigError
 from normstudy.model import NORMS
 
 
 def test_norm_names_are_the_rows_of_the_norm_table() -> None:
-    assert norm_names() == tuple(NORMS)
+    assert names_in("NORMS") == tuple(NORMS)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from normstudy.data import (
     TrainingStream,
     affine_maps,
     load_data,
-    load_mnist,
+    load_images,
     normalise,
     pixel_places,
     resample,
@@ -37,7 +37,7 @@ def test_mnist_is_read_without_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    train, test = load_mnist()
+    train, test = load_images()
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.images.dtype == torch.uint8
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
@@ -50,13 +50,13 @@ def test_damaged_archive_is_refused_with_both_sums(archives: Path) -> None:
     damaged.write_bytes(content)
     message = r"t10k-labels-idx1-ubyte.gz: damaged archive, MD5 [0-9a-f]{32}, expected ec29112dd5afa0611ce80d1b7f02629c"
     with pytest.raises(DataError, match=message):
-        load_mnist(archives)
+        load_images(archives)
 
 
 def test_missing_archive_is_named(archives: Path) -> None:
     (archives / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: the archive is missing"):
-        load_mnist(archives)
+        load_images(archives)
 
 
 def test_held_out_images_are_stratified_fixed_and_never_trained_on() -> None:
@@ -85,7 +85,7 @@ STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 
 def epoch(*seeds: int, **sizes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    split = load_mnist()[1].take(torch.arange(1_000))
+    split = load_images()[1].take(torch.arange(1_000))
     return list(TrainingStream(split, TrainConfig.of(**sizes), seeds, torch.contiguous_format).epoch())
 
 
@@ -98,7 +98,7 @@ def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() 
 
 
 def test_another_epoch_has_another_order_and_other_moves() -> None:
-    split = load_mnist()[1].take(torch.arange(64))
+    split = load_images()[1].take(torch.arange(64))
     stream = TrainingStream(split, TrainConfig(), [0], torch.contiguous_format)
     (first, labels), (second, other_labels) = next(stream.epoch()), next(stream.epoch())
     assert labels.sort(dim=0).values.equal(other_labels.sort(dim=0).values)
@@ -116,7 +116,7 @@ def test_each_seed_of_a_stack_sees_the_batches_it_sees_alone(sizes: dict[str, fl
 
 
 def test_normalised_training_images_have_mean_0_and_standard_deviation_1() -> None:
-    pixels = normalise(load_mnist()[0].images)
+    pixels = normalise(load_images()[0].images)
     assert abs(pixels.mean().item()) < 1e-3
     assert abs(pixels.std().item() - 1) < 1e-3
 

@@ -8,7 +8,7 @@ from conftest import PROJECT, SMALL
 
 from normstudy import launch
 from normstudy.config import TrainConfig
-from normstudy.data import load_mnist, normalise
+from normstudy.data import load_images, normalise
 from normstudy.errors import ConfigError, StudyError
 from normstudy.experiments import Experiment, load_experiment
 from normstudy.runs import finished_trials
@@ -83,8 +83,8 @@ def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -
         run = mlflow.get_run(record.run_id)
         assert run.data.tags[Tag.STACK] == "2"
         model = mlflow.pyfunc.load_model(f"runs:/{record.run_id}/model")
-        logits = model.predict(normalise(load_mnist()[1].images[:500]).numpy())
-        wrong = set((logits.argmax(1) != load_mnist()[1].labels[:500].numpy()).nonzero()[0])
+        logits = model.predict(normalise(load_images()[1].images[:500]).numpy())
+        wrong = set((logits.argmax(1) != load_images()[1].labels[:500].numpy()).nonzero()[0])
         assert len(wrong ^ {index for index in record.misclassified["index"] if index < 500}) <= 1
 
 

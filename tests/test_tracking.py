@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from normstudy.config import TrainConfig
-from normstudy.data import load_mnist, normalise
+from normstudy.data import load_images, normalise
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.launch import single
@@ -72,11 +72,11 @@ def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
     inputs = {tag.value: entry.dataset for entry in run.inputs.dataset_inputs for tag in entry.tags}
     assert set(inputs) == {"train", "test"}
     assert inputs["train"].digest == run.data.tags["normstudy.data_digest"]
-    assert inputs["test"].digest == load_mnist()[1].digest
+    assert inputs["test"].digest == load_images()[1].digest
 
 
 def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> None:
-    test = load_mnist()[1]
+    test = load_images()[1]
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     images = normalise(test.images).numpy()
     logits = np.concatenate([model.predict(images[start : start + 500]) for start in range(0, 10_000, 500)])
@@ -86,7 +86,7 @@ def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> N
 def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) -> None:
     model = DigitNet("bn")
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
-    found = evaluate(model.to(memory_format=torch.channels_last), load_mnist()[1], torch.channels_last)
+    found = evaluate(model.to(memory_format=torch.channels_last), load_images()[1], torch.channels_last)
     assert found.accuracy == run.data.metrics[Metric.TEST_ACCURACY]
 
 
@@ -114,7 +114,7 @@ assert "normstudy" not in sys.modules
 def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None:
     model = DigitNet("bn")
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
-    test = load_mnist()[1]
+    test = load_images()[1]
     found = evaluate(model.to(memory_format=torch.channels_last), test, torch.channels_last)
     wrong = (found.logits.argmax(1) != test.labels).nonzero().flatten().tolist()
     mlflow.set_experiment("normstudy")  # load_table looks nowhere else

@@ -8,7 +8,7 @@ from memory import MemoryRun, MemoryTracker
 from torch.nn import functional
 
 from normstudy.config import TrainConfig
-from normstudy.data import TrainingStream, load_data, load_mnist, normalise
+from normstudy.data import TrainingStream, load_data, load_images, normalise
 from normstudy.errors import ConfigError, Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.model import NORMS, DigitNet, stacked, unstacked
@@ -53,7 +53,7 @@ def test_training_moves_every_weight_and_lowers_the_loss(norm: str) -> None:
 def test_every_parameter_has_a_finite_gradient_that_is_not_all_zero(norm: str) -> None:
     torch.manual_seed(0)
     model = DigitNet(norm)
-    test = load_mnist()[1]
+    test = load_images()[1]
     functional.cross_entropy(model(normalise(test.images[:64])), test.labels[:64]).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -184,7 +184,7 @@ def test_seeds_in_lock_step_are_runs_of_their_own() -> None:
         assert run.parameters == 7_522
         assert run.epochs[-1][Metric.TEST_ACCURACY] > 0.3
         assert evaluate(
-            model.to(memory_format=MEMORY_FORMAT), load_mnist()[1], MEMORY_FORMAT
+            model.to(memory_format=MEMORY_FORMAT), load_images()[1], MEMORY_FORMAT
         ).accuracy == pytest.approx(run.epochs[-1][Metric.TEST_ACCURACY], abs=2e-4)
     assert tracker.runs[0].epochs[0][Metric.TRAIN_LOSS] != tracker.runs[1].epochs[0][Metric.TRAIN_LOSS]
 

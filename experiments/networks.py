@@ -1,0 +1,18 @@
+"""Which network under 8,000 parameters, and which under 4,000? A screening on 6,000 held-out training images.
+
+Command: python -m normstudy study experiments/networks.py
+Bet: at this size a second convolution at 7 x 7 with connections past it beats wider channels.
+Every norm gets the same tries: each network once, for 5 epochs. The rule, fixed before: of each size the two networks with
+the lowest held-out loss, mean of the three variants, go on to experiments/recipe.py.
+"""
+
+from normstudy.config import TrainConfig
+from normstudy.model import NETWORKS
+
+HELD_OUT = 6_000
+VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
+
+
+def trials() -> list[TrainConfig]:
+    """Every network with each variant."""
+    return [TrainConfig(val_size=HELD_OUT, epochs=5, network=network, **v) for network in NETWORKS for v in VARIANTS]
