@@ -18,7 +18,7 @@ from normstudy.errors import Interrupted, NormstudyError, StudyError
 from normstudy.experiments import Experiment
 from normstudy.ledger import Ledger, LocalLedger, ServerLedger
 from normstudy.processes import Processes, preload
-from normstudy.provenance import archives, usable_cores
+from normstudy.provenance import require_archives, usable_cores
 from normstudy.record import RunRecord, write_json
 from normstudy.signals import StopSignal, nobody_reads_output
 from normstudy.spool import STATE
@@ -191,7 +191,7 @@ def dry_run(experiment: Experiment, *, offline: bool = False) -> list[tuple[str,
 def check(configs: Sequence[TrainConfig]) -> None:
     """Raises `ConfigError` or `DataError` for what no process could train."""
     for config in configs:
-        archives(config.dataset)
+        require_archives(config.dataset)
         pick_device(config.device)
         build_model(config)
 

@@ -149,8 +149,7 @@ class DigitNet(nn.Module):
     """
 
     def __init__(self, norm: str, *, network: str = "plain", groups: int = 4, stack: int = 1) -> None:
-        """Raises `ValueError` for a norm or network not in its table, and groups that don't divide a layer's channels.
-        """
+        """Raises `ValueError` for an unknown norm or network, and for groups that don't divide a layer's channels."""
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")

@@ -123,8 +123,12 @@ class TrialRun:
             weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
             errors = self._write_result(folder, test, split)
         record.spool.append(
-            "model", norm=config.norm, network=config.network, groups=config.groups,
-            weights=f"result/{Artifact.WEIGHTS}", step=epoch,
+            "model",
+            norm=config.norm,
+            network=config.network,
+            groups=config.groups,
+            weights=f"result/{Artifact.WEIGHTS}",
+            step=epoch,
         )
         result = (
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
@@ -163,9 +167,7 @@ def datasets(name: str, data: Data) -> list[dict[str, Any]]:
         if split is None:
             continue
         images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
-        dataset = from_numpy(
-            images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest
-        )
+        dataset = from_numpy(images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest)
         described.append({"context": context, "dataset": dataset.to_dict()})
     return described
 
