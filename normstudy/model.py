@@ -119,10 +119,12 @@ class Layout:
 
 NETWORKS: dict[str, Layout] = {
     "plain": Layout(first=8, middle=(16, 16), last=(16,)),
+    "wide": Layout(first=8, middle=(16, 20), last=(12,)),
     "skip": Layout(first=8, middle=(16, 16), last=(16,), skip=True),
+    "late": Layout(first=8, middle=(12, 12), last=(16, 16), skip=True),
     "deep": Layout(first=8, middle=(12, 12, 12), last=(12, 12), skip=True),
     "deepskipless": Layout(first=8, middle=(12, 12, 12), last=(12, 12)),
-    "late": Layout(first=8, middle=(12, 12), last=(16, 16), skip=True),
+    "small": Layout(first=8, middle=(8, 16), last=(8,)),
     "narrow": Layout(first=8, middle=(8, 8, 8), last=(8, 8), skip=True),
     "narrowplain": Layout(first=8, middle=(8, 8), last=(12,)),
 }
