@@ -7,11 +7,13 @@ Every norm gets the same tries: each recipe once, 20 epochs, on the network of e
 before: the lowest held-out loss, mean of the three variants; for lambda, BatchNorm's own.
 """
 
+from typing import Any
+
 from normstudy.config import TrainConfig
 
 HELD_OUT = 6_000
-VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
-RECIPES = (
+VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
+RECIPES: tuple[dict[str, Any], ...] = (
     {},
     {"batch_size": 32, "lr": 0.03},
     {"rotation": 7.0, "translation": 1.5, "scale": 0.07},
