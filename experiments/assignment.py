@@ -1,12 +1,19 @@
-"""GroupNorm, LayerNorm or BatchNorm with L1: which, and by how much?
+"""GroupNorm, LayerNorm, or BatchNorm with L1: which, and by how much?
 
+Bet: no pair differs by more than 0.1 points; in the mean over seeds LN and GN stand before BN + L1.
+Method: three variants of one network, ten paired seeds: a seed gives every variant the same initial convolution
+weights, the same order of the images and the same augmentation. 60,000 training images, 20 epochs, the last one
+counts.
+Reduced: nothing.
 Command: python -m normstudy study experiments/assignment.py
-Bet: on one recipe that suits all three, they differ by less than one seed can show.
 """
 
-from normstudy.config import TrainConfig
+from normstudy.config import L1, TrainConfig
+
+SEEDS = range(10)
+VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 
 
 def trials() -> list[TrainConfig]:
-    """The three main variants; everything else is the default recipe."""
-    return [TrainConfig(norm="gn"), TrainConfig(norm="ln"), TrainConfig(norm="bn", l1=1e-5)]
+    """Each variant with each seed; a seed's three stand together, so that the study grows by pairs."""
+    return [TrainConfig(**variant, seed=seed) for seed in SEEDS for variant in VARIANTS]

@@ -2,8 +2,8 @@
 
 Command: python -m normstudy study experiments/networks.py
 Bet: at this size a second convolution at 7 x 7 with connections past it beats wider channels.
-Every norm gets the same tries: each network once, for 5 epochs. The rule, fixed before: of each size the two with
-the lowest held-out loss, mean of the three variants, go on to experiments/recipe.py.
+Method: every norm gets the same tries: each network once, for 5 epochs. The rule, fixed before: of each size the two
+with the lowest held-out loss, mean of the three variants, go on to experiments/recipe.py.
 """
 
 from normstudy.config import TrainConfig

@@ -1,0 +1,30 @@
+"""Does BatchNorm fall at batches of 2, and by how much? The GroupNorm paper's figure, at 8,000 parameters.
+
+Bet: with BatchNorm the error at batches of 2 is at least twice that at 64; with GN and LN it is not.
+Method: BN, GN and LN at batches of 2 to 1024. The learning rate is retuned for each batch size and norm by this rule:
+of the recipe's rate times the square root of (batch size / 64), halved, as it is, and doubled, the one with the
+lowest mean loss on 6,000 held-out images; its runs' test accuracy counts. Wu and He 2018, "Group Normalization",
+figure 5.
+Reduced: to 12,000 training images, 3 epochs, 2 seeds, and every second or fourth power of two above 16.
+Command: python -m normstudy study experiments/batch_size.py --stack 2
+"""
+
+from normstudy.config import TrainConfig
+
+MAY_DIVERGE = True
+SEEDS = range(2)
+BATCH_SIZES = (2, 4, 8, 16, 64, 256, 1024)
+FACTORS = (0.5, 1.0, 2.0)
+SHORT = {"epochs": 3, "train_size": 12_000, "val_size": 6_000}
+RECIPE = TrainConfig()
+
+
+def trials() -> list[TrainConfig]:
+    """Each norm and batch size with three learning rates."""
+    return [
+        TrainConfig(
+            norm=norm, batch_size=size, lr=float(f"{factor * RECIPE.lr * (size / RECIPE.batch_size) ** 0.5:.3g}"),
+            seed=seed, **SHORT,
+        )
+        for size in BATCH_SIZES for norm in ("bn", "gn", "ln") for factor in FACTORS for seed in SEEDS
+    ]  # fmt: skip

@@ -1,0 +1,20 @@
+"""Do the networks know how sure they are, and does one temperature mend what is wrong?
+
+Bet: after 20 epochs all three are over-confident, the temperature is above 1, and scaling brings NLL down a little.
+Method: negative log-likelihood and expected calibration error (15 bins) on the test images, before and after a
+temperature fitted on 6,000 held-out training images: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+Reduced: to 3 seeds.
+Command: python -m normstudy study experiments/calibration.py, then python -m normstudy measure
+experiments/calibration.py
+"""
+
+from normstudy.config import L1, TrainConfig
+
+MEASURES = ("calibration",)
+SEEDS = range(3)
+VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
+
+
+def trials() -> list[TrainConfig]:
+    """The assignment's variants, with images held out."""
+    return [TrainConfig(**variant, seed=seed, val_size=6_000) for seed in SEEDS for variant in VARIANTS]

@@ -1,0 +1,22 @@
+"""Which norm bears images unlike those it was trained on, and does BatchNorm gain from new statistics?
+
+Bet: BatchNorm as trained falls furthest; with statistics re-estimated on the shifted images it comes back above the
+others.
+Method: the networks of experiments/factorial.py without L1, on the test images under seven corruptions of our own
+(noise, blur, contrast, brightness, rotation, occlusion, inversion) at five severities; BatchNorm also with statistics
+re-estimated on the shifted images, without labels.
+Reduced: the networks are those of short training; 5 of their ten seeds.
+Command: python -m normstudy study experiments/shift.py --stack 5, then python -m normstudy measure
+experiments/shift.py
+"""
+
+from normstudy.config import TrainConfig
+
+MEASURES = ("shift",)
+SEEDS = range(5)
+SHORT = {"epochs": 4, "train_size": 20_000}
+
+
+def trials() -> list[TrainConfig]:
+    """Each norm without the penalty."""
+    return [TrainConfig(norm=norm, seed=seed, **SHORT) for norm in ("bn", "gn", "ln", "in", "none") for seed in SEEDS]
