@@ -46,6 +46,7 @@ def study_command(
     stack: Annotated[int, typer.Option(min=0, help="seeds of a variant in lock-step; 0: all on a GPU, else 1")] = 0,
     engine: Annotated[EngineName, typer.Option(help="processes of this machine, or tasks of a Ray cluster")] = LOCAL,
     address: Annotated[str, typer.Option(help="the Ray cluster's, as ray.init takes it")] = "",
+    seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the trials and their state, train nothing")] = False,
     force: FORCE = False,
     offline: OFFLINE = False,
@@ -58,7 +59,7 @@ def study_command(
     stop_signal = StopSignal()
     from normstudy.experiments import load_experiment
 
-    loaded = load_experiment(experiment, overrides)
+    loaded = load_experiment(experiment, overrides, seeds=seeds)
     if address and engine != EngineName.RAY:
         raise ConfigError(f"address={address}: only with --engine ray")
     if workers and engine == EngineName.RAY:
@@ -83,6 +84,20 @@ def study_command(
 
         cluster = RayEngine(address)
     study(loaded, engine=cluster, workers=workers, stack=stack, force=force, offline=offline, stop_signal=stop_signal)
+
+
+def measure_command(
+    experiment: Annotated[Path, typer.Argument(help="the file whose MEASURES say what for")],
+) -> None:
+    """Measure the trained networks of an experiment, and add the tables to their runs."""
+    stop_signal = StopSignal()
+    from normstudy.experiments import load_experiment
+
+    loaded = load_experiment(experiment, {})
+
+    from normstudy.measuring import measure
+
+    print(f"{measure(loaded, stop_signal)} tables added")
 
 
 def sync_command() -> None:
@@ -131,6 +146,7 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
     )
     app.command("train")(with_options(train_command, field_options(optional=False) if config_options else []))
     app.command("study")(with_options(study_command, field_options(optional=True) if config_options else []))
+    app.command("measure")(measure_command)
     app.command("report")(report_command)
     app.command("sync")(sync_command)
     app.command("reap")(reap_command)

@@ -229,11 +229,12 @@ def open_parent(experiment: Experiment, ledger: Ledger, tags: Mapping[str, str],
 
 
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:
-    """Raises `StudyError` naming each trial that has not finished, its state, its run and why."""
+    """Raises `StudyError` naming each trial that has not finished, its state, its run and why; one that diverged only
+    where the experiment doesn't expect it."""
     unfinished = []
     for config in experiment.configs:
         state, what = outcomes[config.trial_key]
-        if state != State.FINISHED:
+        if state != State.FINISHED and not (experiment.may_diverge and state == State.DIVERGED):
             unfinished.append(f"{identity(config)[Tag.NAME]} is {state}" + (f" ({what})" if what else ""))
     if unfinished:
         raise StudyError(f"study {experiment.name}: {'; '.join(unfinished)}")

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from normstudy import plots
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.runs import TEST_IMAGES, TrialRecord, finished_trials, page_run
+from normstudy.reading import TEST_IMAGES, TrialRecord
+from normstudy.runs import finished_trials, page_run
 from normstudy.summary import Tables, has_several_seeds, plain, sample, summary
 from normstudy.tracking import Metric, log_to_run
 

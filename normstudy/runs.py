@@ -1,71 +1,20 @@
-"""The tracking server to tables. The only reader of runs; it refuses holes, and trusts nothing that it reads."""
+"""Which runs of the tracking server a report is made of; with reading.py the only reader of results."""
 
 import json
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice, repeat
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 import mlflow
-import numpy as np
-import pandas as pd
 from mlflow.entities import Run
-from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.tracking.rest_store import RestStore
-from mlflow.tracking import _get_store
-from mlflow.utils.rest_utils import http_request
-from tqdm import tqdm
 
 from normstudy.config import TrainConfig, group_labels
-from normstudy.errors import ConfigError, ReportError
-from normstudy.plots import ten_worst
-from normstudy.tracking import RUNS_A_PAGE, Artifact, Metric, Tag, connect, pages, ten_name, where
-from normstudy.untrusted import checked, logged_image, logged_table, one_line
-
-TEST_IMAGES = 10_000
-CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
-          Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
-READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
-BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
-LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
-
-POINT: Mapping[str, Callable[[Any], Any]] = {"run_id": str, "step": int, "timestamp": int, "value": float}
-Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """A finished run, as the server has it."""
-
-    run_id: str
-    parent_id: str | None  # the study that it was trained in
-    group: str  # label shared by the reported trials that are the same but for the seed
-    config: TrainConfig
-    parameters: int
-    side_by_side: int  # processes that shared the machine
-    stack: int  # seeds in lock-step in its process
-    cores: int
-    epochs: pd.DataFrame  # a column a metric, indexed by epoch from 1
-    misclassified: pd.DataFrame  # columns as in evaluate.misclassified
-    ten: list[np.ndarray] | None  # 28 x 28, in the order of plots.ten_worst; None but for a group's lowest seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A run to read."""
-
-    run: Run
-    config: TrainConfig
-    group: str
-    draw: bool  # whether its ten images are wanted
+from normstudy.errors import ReportError
+from normstudy.reading import READERS, Planned, TrialRecord, diverged_at, read_all, read_artifact, read_config, storage
+from normstudy.tracking import RUNS_A_PAGE, Artifact, Measure, Tag, connect, pages, where
+from normstudy.untrusted import checked, one_line
 
 
 def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
@@ -79,7 +28,7 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
         run = mlflow.get_run(parent_id)
     except (mlflow.MlflowException, OSError) as error:
         raise ReportError(f"parent={parent_id}: not the run of a study on {where()}") from error
-    return _artifact(run, Artifact.STUDY, _plan)
+    return read_artifact(run, Artifact.STUDY, _plan)
 
 
 def _plan(content: bytes) -> tuple[str, list[TrainConfig]]:
@@ -93,12 +42,56 @@ def _plan(content: bytes) -> tuple[str, list[TrainConfig]]:
     return one_line(name), [TrainConfig.of(**trial) for trial in trials]
 
 
-def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> list[TrialRecord]:
+def finished_trials(
+    configs: Sequence[TrainConfig],
+    parent_id: str | None,
+    *,
+    may_diverge: bool = False,
+    measures: Sequence[Measure] = (),
+) -> list[TrialRecord]:
     """The newest finished run of each configuration, of all that the server has, or of a study's experiment: a run of
     the study itself where there is one, else, as a trial that two studies share is one run, the other study's.
 
+    With `may_diverge` a run that failed because its loss was not finite is a result, too, one without numbers. Of each
+    run that finished the tables of `measures` are read.
+
     Raises `ReportError` naming every configuration whose run is missing, failed, killed or still running.
     """
+    trials, found = _found(configs, parent_id, may_diverge=may_diverge)
+    lowest: dict[str, int] = {}
+    for config, group in trials.values():
+        lowest[group] = min(config.seed, lowest.get(group, config.seed))
+    # read_config here and not in threads: TrainConfig reads model.py with ast.parse, which fails there in Python 3.11
+    # ("AST constructor recursion depth mismatch", seen with 16 threads)
+    plan = [
+        Planned(run=run, config=read_config(run), group=group, draw=config.seed == lowest[group])
+        for (config, group), run in ((trial, found[key]) for key, trial in trials.items())
+    ]
+    return read_all(plan, measures)
+
+
+def without_measure(
+    configs: Sequence[TrainConfig], measure: Measure, *, may_diverge: bool
+) -> list[tuple[TrainConfig, Run]]:
+    """The finished runs of these configurations that have no table of this measure yet.
+
+    Raises `ReportError` naming every configuration whose run hasn't finished.
+    """
+    trials, found = _found(configs, None, may_diverge=may_diverge)
+    finished = [(config, found[key]) for key, (config, _) in trials.items() if _is_finished(found[key])]
+    with ThreadPoolExecutor(READERS) as pool:
+        has = pool.map(lambda trial: _has(trial[1], measure), finished)
+        return [trial for trial, there in zip(finished, has, strict=True) if not there]
+
+
+def _has(run: Run, measure: Measure) -> bool:
+    folder = str(PurePosixPath(measure.path).parent)
+    return any(file.path == measure.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder))
+
+
+def _found(
+    configs: Sequence[TrainConfig], parent_id: str | None, *, may_diverge: bool
+) -> tuple[dict[str, tuple[TrainConfig, str]], dict[str, Run]]:
     connect()
     trials = {config.trial_key: (config, group) for config, group in zip(configs, group_labels(configs), strict=True)}
     sizes = Counter(group for _, group in trials.values())
@@ -106,20 +99,11 @@ def finished_trials(configs: Sequence[TrainConfig], parent_id: str | None) -> li
     problems = []
     for key, (config, group) in trials.items():
         name = group if sizes[group] == 1 else f"{group}, seed {config.seed}"
-        if problem := _problem(key, found.get(key)):
+        if problem := _problem(key, found.get(key), may_diverge=may_diverge):
             problems.append(f"{name} is {problem}")
     if problems:
         raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {where()})")
-    lowest: dict[str, int] = {}
-    for config, group in trials.values():
-        lowest[group] = min(config.seed, lowest.get(group, config.seed))
-    # _config here and not in threads: TrainConfig reads the norm table with ast.parse, which fails there in Python 3.11
-    # ("AST constructor recursion depth mismatch", seen with 16 threads)
-    plan = [
-        Planned(run=run, config=_config(run), group=group, draw=config.seed == lowest[group])
-        for (config, group), run in ((trial, found[key]) for key, trial in trials.items())
-    ]
-    return _read_all(plan)
+    return trials, found
 
 
 def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
@@ -152,146 +136,14 @@ def _is_finished(run: Run) -> bool:
     return run.info.status == "FINISHED"
 
 
-def _problem(key: str, run: Run | None) -> str | None:
+def _problem(key: str, run: Run | None, *, may_diverge: bool) -> str | None:
     if run is None:
         return f"missing (no run with trial key {key})"
-    if _is_finished(run):
+    if _is_finished(run) or (may_diverge and diverged_at(run) is not None):
         return None
     state = "still running" if run.info.status == "RUNNING" else run.info.status
     reason = run.data.tags.get(Tag.FAILURE)
     return f"{state} (run {run.info.run_id}{': ' + one_line(reason) if reason else ''})"
-
-
-def _read_all(plan: Sequence[Planned]) -> list[TrialRecord]:
-    records: list[TrialRecord] = []
-    epochs = max((planned.config.epochs for planned in plan), default=1)
-    size = max(1, min(BULK_RUNS, BULK_POINTS // (2 * epochs)))  # 2: a resumed run may have each step twice
-    with (
-        ThreadPoolExecutor(READERS) as pool,
-        tqdm(total=len(plan), desc="reading", unit="run", disable=None, leave=False) as bar,
-    ):
-        for start in range(0, len(plan), size):
-            chunk = plan[start : start + size]
-            points = _histories(pool, [planned.run.info.run_id for planned in chunk])
-            for record in pool.map(_read, chunk, repeat(points)):
-                records.append(record)
-                bar.update()
-    return records
-
-
-def _histories(pool: ThreadPoolExecutor, run_ids: list[str]) -> Points:
-    points: dict[tuple[str, str], list[Any]] = {}
-    for metric, found in zip(CURVES, pool.map(_bulk, repeat(run_ids), CURVES), strict=True):
-        for point in found:
-            points.setdefault((point.run_id, metric), []).append(point)
-    return points
-
-
-def _bulk(run_ids: list[str], metric: Metric) -> list[Any]:
-    """All points of a metric in up to 100 runs, by the request that MLflow's UI makes and its client doesn't offer:
-    300 runs of 20 epochs take 1.2 s over HTTP, and run by run in 8 threads 16 s.
-
-    Empty where the server doesn't offer it or cuts its answer short: then each history is asked for alone.
-    """
-    store = _get_store()
-    points: list[Any] = []
-    if isinstance(store, RestStore):
-        query = {"run_id": run_ids, "metric_key": str(metric), "max_results": BULK_POINTS}
-        try:
-            answer = http_request(
-                store.get_host_creds(), "/ajax-api/2.0/mlflow/metrics/get-history-bulk", "GET", params=query
-            )
-            found = answer.json()["metrics"] if answer.ok else []
-            points = [SimpleNamespace(**{name: kind(p[name]) for name, kind in POINT.items()}) for p in found]
-        except (mlflow.MlflowException, ValueError, KeyError, TypeError, OverflowError):
-            return []
-    elif hasattr(store, "get_metric_history_bulk"):
-        points = store.get_metric_history_bulk(run_ids, metric, BULK_POINTS)
-    return points if len(points) < BULK_POINTS else []
-
-
-def _read(planned: Planned, points: Points) -> TrialRecord:
-    run, config, run_id = planned.run, planned.config, planned.run.info.run_id
-    histories = {str(metric): _history(run_id, metric, config.epochs, points) for metric in CURVES}
-    epochs = pd.DataFrame(histories, index=pd.RangeIndex(1, config.epochs + 1, name="epoch"))
-    table = _artifact(run, Artifact.MISCLASSIFIED, logged_table)
-    expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
-    if len(table) != expected:
-        raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
-    if parent_id := run.data.tags.get(Tag.PARENT):
-        checked("a run id", parent_id, f"run {run_id}: {Tag.PARENT}")
-    counts = {"parameters": run.data.params.get("parameters"), "cores": run.data.tags.get(Tag.CORES)}
-    counts |= {"side_by_side": run.data.tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": run.data.tags.get(Tag.STACK, "1")}
-    names = [ten_name(row) for row in ten_worst(table).itertuples()] if planned.draw else []
-    return TrialRecord(
-        run_id=run_id,
-        parent_id=parent_id,
-        group=planned.group,
-        config=config,
-        **{name: int(checked("a whole number", text, f"run {run_id}: {name}")) for name, text in counts.items()},
-        epochs=epochs,
-        misclassified=table,
-        ten=[_artifact(run, f"{Artifact.TEN}/{name}", logged_image) for name in names] if planned.draw else None,
-    )
-
-
-def _config(run: Run) -> TrainConfig:
-    """The configuration that the run logged as parameters, which `mlflow run` logs as they were typed."""
-    run_id, key = run.info.run_id, run.data.tags[Tag.TRIAL_KEY]
-    # the process that holds a run says so in parameters named `normstudy. ...`
-    settings = {k: text for k, text in run.data.params.items() if not k.startswith(("parameters", "normstudy."))}
-    try:
-        config = TrainConfig.of(**settings)
-    except (ConfigError, TypeError) as error:  # TypeError: of a parameter named `cls`
-        raise ReportError(f"run {run_id}: its parameters are no configuration: {one_line(str(error))}") from error
-    if config.trial_key != key:
-        raise ReportError(f"run {run_id}: its parameters have the trial key {config.trial_key}, its tag says {key}")
-    return config
-
-
-def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> list[float]:
-    """All values of a metric by epoch. A step logged twice, by a resumed run, counts once: the newest."""
-    values = points.get((run_id, metric)) or mlflow.MlflowClient().get_metric_history(run_id, metric)
-    newest = {point.step: point.value for point in sorted(values, key=lambda point: point.timestamp)}
-    steps = range(1, epochs + 1)
-    if holes := list(islice((step for step in steps if step not in newest), 5)):  # of how many epochs, others decide
-        raise ReportError(f"run {run_id}: {metric} has no value at epoch {', '.join(map(str, holes))}")
-    for step in steps:
-        if not abs(newest[step]) < sys.float_info.max:  # which MLflow stores for an infinity
-            raise ReportError(f"run {run_id}: {metric} is not finite at epoch {step}")
-    return [newest[step] for step in steps]
-
-
-def _artifact(run: Run, path: str, parse: Callable[[bytes], Any]) -> Any:
-    """What `parse` makes of an artifact; its `ValueError` says what is wrong with it. The artifact is asked for by its
-    own name and comes to one file of our own: no listing of a server's is followed."""
-    what = f"run {run.info.run_id}: artifact {path}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "artifact"
-        try:
-            get_artifact_repository(_storage(run))._download_file(path, str(file))
-            with file.open("rb") as opened:
-                content = opened.read(LARGEST + 1)
-        except (mlflow.MlflowException, OSError, ValueError) as error:  # whose text may quote a signed address
-            raise ReportError(f"{what} can't be read ({type(error).__name__})") from error
-    try:
-        if len(content) > LARGEST:
-            raise ValueError(f"it is larger than {LARGEST:,} bytes")
-        return parse(content)
-    except ValueError as error:
-        raise ReportError(f"{what}: {one_line(str(error))}") from error
-
-
-def _storage(run: Run) -> str:
-    """Where a run's artifacts lie, as the server says. To any host named there MLflow sends the tracking server's user
-    and password, so it must be the tracking server's own, or its scheme be allowed by MLflow's variable."""
-    uri, own = run.info.artifact_uri, urlsplit(mlflow.get_tracking_uri()).netloc.rpartition("@")[2]
-    scheme, host = urlsplit(uri).scheme, urlsplit(uri).netloc
-    elsewhere = scheme in ("http", "https", "mlflow-artifacts") and host not in ("", own)
-    allowed = scheme in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get()
-    if (elsewhere and not allowed) or scheme in ("runs", "models"):  # these two lead on to any other
-        raise ReportError(f"run {run.info.run_id}: its artifacts are not on {where()} but {one_line(where(uri))}")
-    return uri
 
 
 def page_run(records: Sequence[TrialRecord]) -> str | None:
@@ -301,4 +153,4 @@ def page_run(records: Sequence[TrialRecord]) -> str | None:
     if len(parents) > 1 or not (parent_id := parents.pop()):
         return None
     remote = urlsplit(mlflow.get_tracking_uri()).scheme in ("http", "https")
-    return None if remote and urlsplit(_storage(mlflow.get_run(parent_id))).scheme in ("", "file") else parent_id
+    return None if remote and urlsplit(storage(mlflow.get_run(parent_id))).scheme in ("", "file") else parent_id

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from normstudy.runs import TEST_IMAGES
+from normstudy.reading import TEST_IMAGES
 from normstudy.stats import (
     accuracy_interval,
     mean_interval,

@@ -70,6 +70,21 @@ class Artifact(StrEnum):
     CONFUSION_FIGURE = "confusion_matrix.png"
 
 
+class Measure(StrEnum):
+    """What a trained network is measured for beside its accuracy; each is a table among the run's artifacts."""
+
+    WEIGHTS = "weights"
+    STATISTICS = "statistics"
+    SHIFT = "shift"
+    CALIBRATION = "calibration"
+    RELIABILITY = "reliability"
+
+    @property
+    def path(self) -> str:
+        """Of the artifact."""
+        return f"measures/{self}.json"
+
+
 def connect() -> str:
     """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI.
 
@@ -193,10 +208,10 @@ def identity(config: TrainConfig) -> dict[str, str]:
     }
 
 
-def log_to_run(run_id: str, artifact: Path) -> None:
+def log_to_run(run_id: str, artifact: Path, *, folder: str | None = None) -> None:
     """Add a file to a run that has ended, and leave its state as it is."""
     connect()
-    mlflow.MlflowClient().log_artifact(run_id, str(artifact))
+    mlflow.MlflowClient().log_artifact(run_id, str(artifact), folder)
 
 
 def ten_name(row: Any) -> str:

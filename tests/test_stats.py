@@ -1,17 +1,30 @@
 """Intervals and paired tests, against values worked out by hand."""
 
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from normstudy.stats import (
+    MARGIN,
+    Verdict,
     accuracy_interval,
+    binomial_deviation,
+    bootstrap_interval,
+    compare,
     mean_interval,
     paired_mean_p_value,
     paired_p_value,
     smallest_paired_p_value,
+    verdict_of,
 )
+
+
+def accuracies(**points: list[float] | np.ndarray) -> pd.DataFrame:
+    """Accuracies that lie this many points of accuracy above 99 %; a row a seed."""
+    return pd.DataFrame({name: 0.99 + np.asarray(values) / 100 for name, values in points.items()})
 
 
 def test_accuracy_interval_is_wilsons() -> None:
@@ -60,3 +73,153 @@ def test_paired_means_are_counted_over_all_ways_round() -> None:
 def test_equal_means_give_no_evidence() -> None:
     same = np.array([0.99, 0.98, 0.97])
     assert paired_mean_p_value(same, same, np.random.default_rng(0)) == 1.0
+
+
+def test_binomial_deviation_is_that_of_a_count_of_errors() -> None:
+    assert binomial_deviation(0.99, 10_000) == pytest.approx(math.sqrt(10_000 * 0.99 * 0.01) / 10_000)
+    assert binomial_deviation(1.0, 10_000) == 0
+
+
+def test_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    intervals = [bootstrap_interval(generator.normal(3.0, 2.0, size=20), generator) for _ in range(60)]
+    assert 51 <= sum(low <= 3 <= high for low, high in intervals) <= 60
+
+
+def test_bootstrap_interval_is_near_students_for_many_normal_values_and_follows_the_skew_of_others() -> None:
+    generator = np.random.default_rng(0)
+    normal = generator.normal(size=400)
+    assert bootstrap_interval(normal, generator) == pytest.approx(mean_interval(normal), abs=0.01)
+    skewed = generator.exponential(size=30)
+    low, high = bootstrap_interval(skewed, generator)
+    assert high - skewed.mean() > 1.1 * (skewed.mean() - low)
+
+
+def test_bootstrap_interval_is_wider_with_more_confidence() -> None:
+    values = np.random.default_rng(0).normal(size=20)
+    low, high = bootstrap_interval(values, np.random.default_rng(0))
+    lower, higher = bootstrap_interval(values, np.random.default_rng(0), confidence=0.995)
+    assert lower < low < high < higher
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.1, 0.1], [0.3, 0.1 + 0.2, 0.3]], ids=["equal", "equal but for rounding"])
+def test_bootstrap_interval_of_equal_values_has_no_width(values: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interval = bootstrap_interval(np.array(values), np.random.default_rng(0))
+    assert interval == (values[0], values[0])
+
+
+def test_bootstrap_interval_of_one_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs two values or more, not 1"):
+        bootstrap_interval(np.array([0.5]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "verdict"),
+    [
+        (-0.0009, 0.0009, 1.0, Verdict.EQUIVALENT),
+        (0.0002, 0.0009, 0.001, Verdict.EQUIVALENT),  # certain, and too small to matter
+        (0.0002, MARGIN, 0.001, Verdict.BETTER),
+        (-MARGIN, -0.0002, 0.001, Verdict.BETTER),
+        (-MARGIN, 0.0009, 1.0, Verdict.UNDECIDED),
+        (0.0002, 0.002, 0.05, Verdict.UNDECIDED),
+        (0.0, 0.002, 0.001, Verdict.UNDECIDED),
+        (-0.002, 0.0, 0.001, Verdict.UNDECIDED),
+    ],
+)
+def test_equivalent_comes_first_then_better_then_undecided(low: float, high: float, p: float, verdict: Verdict) -> None:
+    assert verdict_of(low, high, p, MARGIN) is verdict
+
+
+def test_a_sure_difference_of_the_margin_or_more_makes_one_better() -> None:
+    [one] = compare(accuracies(a=np.full(10, 0.1), b=np.zeros(10)), [("a", "b")], np.random.default_rng(0))
+    assert (one.low, one.difference, one.high) == pytest.approx((0.001, 0.001, 0.001))
+    assert (one.verdict, one.winner, one.n, one.p) == (Verdict.BETTER, "a", 10, pytest.approx(2 / 2**10))
+    [other] = compare(accuracies(a=np.zeros(10), b=np.full(10, 0.1)), [("a", "b")], np.random.default_rng(0))
+    assert (other.verdict, other.winner) == (Verdict.BETTER, "b")
+
+
+def test_a_sure_difference_below_the_margin_is_equivalent_and_keeps_its_p_value() -> None:
+    values = accuracies(a=np.full(10, 0.09), b=np.zeros(10))
+    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
+    assert (one.verdict, one.winner, one.p) == (Verdict.EQUIVALENT, None, pytest.approx(2 / 2**10))
+    [strict] = compare(values, [("a", "b")], np.random.default_rng(0), margin=0.0005)
+    assert (strict.verdict, strict.winner) == (Verdict.BETTER, "a")
+
+
+def test_noise_wider_than_the_margin_decides_nothing() -> None:
+    noise = np.tile([-0.5, 0.5], 5)
+    [one] = compare(accuracies(a=noise, b=np.zeros(10)), [("a", "b")], np.random.default_rng(0))
+    assert (one.verdict, one.winner) == (Verdict.UNDECIDED, None)
+    assert one.low < -MARGIN < MARGIN < one.high
+
+
+def test_five_seeds_can_not_show_a_difference_however_large() -> None:
+    [one] = compare(accuracies(a=np.full(5, 0.9), b=np.zeros(5)), [("a", "b")], np.random.default_rng(0))
+    assert (one.verdict, one.p) == (Verdict.UNDECIDED, pytest.approx(smallest_paired_p_value(5)))
+
+
+def test_p_values_are_corrected_by_holms_steps() -> None:
+    # of 10 equal differences 0, 1 or 2 point the other way: 1, 1 + 10, 1 + 10 + 45 of 1,024 ways at least as far, twice
+    values = accuracies(none=[1] * 10, one=[1] * 9 + [-1], two=[1] * 8 + [-1] * 2, base=[0] * 10)
+    found = compare(values, [("two", "base"), ("none", "base"), ("one", "base")], np.random.default_rng(0))
+    assert [each.p for each in found] == pytest.approx([112 / 1024, 3 * 2 / 1024, 2 * 22 / 1024])
+    assert {each.comparisons for each in found} == {3}
+
+
+def test_a_larger_p_value_is_never_corrected_to_less_than_a_smaller_one() -> None:
+    values = accuracies(a=[1] * 9 + [-1], b=[1] * 9 + [-1], base=[0] * 10)
+    assert [each.p for each in compare(values, [("a", "base"), ("b", "base")], np.random.default_rng(0))] == (
+        pytest.approx([2 * 22 / 1024] * 2)
+    )
+
+
+def test_intervals_of_several_comparisons_hold_at_once() -> None:
+    generator = np.random.default_rng(0)
+    values = accuracies(a=generator.normal(size=12), b=generator.normal(size=12), c=generator.normal(size=12))
+    first = compare(values, [("a", "b"), ("a", "c"), ("b", "c")], np.random.default_rng(1))[0]
+    differences = (values["a"] - values["b"]).to_numpy()
+    expected = bootstrap_interval(differences, np.random.default_rng(1), confidence=1 - 0.05 / 3)
+    assert (first.low, first.high) == pytest.approx(expected)
+
+
+def test_ways_round_that_tie_are_counted_although_accuracies_are_rounded() -> None:
+    generator = np.random.default_rng(1)
+    errors_a = generator.integers(30, 70, size=10)
+    errors_b = errors_a + generator.integers(-8, 12, size=10)
+    values = pd.DataFrame({"a": 1 - errors_a / 10_000, "b": 1 - errors_b / 10_000})
+    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
+    assert one.p == paired_mean_p_value(errors_a.astype(float), errors_b.astype(float), np.random.default_rng(0))
+
+
+def test_swapping_the_two_mirrors_the_comparison() -> None:
+    generator = np.random.default_rng(0)
+    values = accuracies(a=0.3 + 0.2 * generator.normal(size=12), b=0.2 * generator.normal(size=12))
+    [one] = compare(values, [("a", "b")], np.random.default_rng(1))
+    [other] = compare(values, [("b", "a")], np.random.default_rng(1))
+    assert (other.difference, other.low, other.high) == pytest.approx((-one.difference, -one.high, -one.low))
+    assert (other.p, other.verdict, other.winner) == (one.p, one.verdict, one.winner)
+
+
+def test_same_generator_seed_gives_the_same_comparisons() -> None:
+    generator = np.random.default_rng(0)
+    values = accuracies(a=generator.normal(size=20), b=generator.normal(size=20), c=generator.normal(size=20))
+    pairs = [("a", "b"), ("a", "c")]
+    first = compare(values, pairs, np.random.default_rng(5))
+    assert first == compare(values, pairs, np.random.default_rng(5))
+    assert first != compare(values, pairs, np.random.default_rng(6))
+
+
+def test_no_pairs_give_no_comparisons() -> None:
+    assert compare(accuracies(a=[1, 2]), [], np.random.default_rng(0)) == []
+
+
+def test_comparisons_with_holes_are_refused() -> None:
+    values = accuracies(a=[1, 2, 3], b=[1, 2, np.nan]).set_axis([7, 8, 9])
+    with pytest.raises(ValueError, match="seed 9 of 'b' has no value"):
+        compare(values, [("a", "b")], np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"unknown variant 'c'; choose from \['a', 'b'\]"):
+        compare(values, [("a", "c")], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="needs two values or more, not 1"):
+        compare(values[:1], [("a", "b")], np.random.default_rng(0))

@@ -1,0 +1,195 @@
+"""The errors' tables to figures: calibration, overlap of the sets of errors, classes, confused pairs, single images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from normstudy.charts import error_ticks, start, styles
+
+CLASSES = range(10)
+
+
+def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Figure:
+    """A panel for each group: how often each bin's images are wrong, by how often its confidence lets expect it.
+
+    `table`: group, seed, scaled (by temperature), bin, count, confidence, accuracy. `calibration`: group, seed,
+    temperature, nll, nll_scaled, ece, ece_scaled. Nearly all images have a confidence above 0.99: both axes are
+    logarithmic in the error, so that these are more than a dot in the corner. A bin is the mean over seeds, weighted
+    by the count; one without an error in any seed is a triangle at the bottom edge.
+    """
+    looks = styles(list(dict.fromkeys(table["group"])))
+    filled = table[table["count"] > 0].assign(
+        error=lambda rows: rows["count"] * (1 - rows["accuracy"]),
+        doubt=lambda rows: rows["count"] * (1 - rows["confidence"]),
+    )
+    bins = filled.groupby(["group", "scaled", "bin"])[["count", "error", "doubt"]].sum().reset_index()
+    bins[["error", "doubt"]] = 100 * bins[["error", "doubt"]].div(bins["count"], axis=0)
+    columns = min(3, len(looks))
+    figure = start("Is each group as often right as it is confident?", note, height=max(5, 2.2 * -(-len(looks) // 3)))
+    tiles = list(figure.subplots(-(-len(looks) // columns), columns, sharex=True, sharey=True, squeeze=False).flat)
+    shown = bins.loc[bins["error"] > 0, ["error", "doubt"]].to_numpy()
+    limits = (0.6 * shown.min(), min(100, 1.6 * shown.max())) if shown.size else (0.01, 100)
+    for tile, group in zip(tiles, looks, strict=False):
+        _reliability_panel(tile, bins[bins["group"] == group], limits, looks[group])
+        tile.set_title(f"{group}\n{_calibration_text(calibration[calibration['group'] == group])}", fontsize=8)
+    for tile in tiles[len(looks) :]:
+        tile.set_axis_off()
+    figure.supxlabel("expected errors: 100 % minus mean confidence, % (log scale)", fontsize=9)
+    figure.supylabel("observed errors, % (log scale)", fontsize=9)
+    look: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "#333333"}
+    entries = [
+        Line2D([], [], markerfacecolor="none", **look, label="as trained"),
+        Line2D([], [], **look, label="temperature scaled"),
+        Line2D([], [], linestyle="none", marker="v", color="#333333", label="no error in any seed"),
+        Line2D([], [], color="#777777", linewidth=0.8, label="calibrated; above: overconfident"),
+    ]
+    figure.legend(handles=entries, title="larger: more images", loc="outside lower center", ncols=4, fontsize=8,
+                  title_fontsize=8)  # fmt: skip
+    return figure
+
+
+def _reliability_panel(axes: Axes, bins: pd.DataFrame, limits: tuple[float, float], look: Mapping[str, Any]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.plot(limits, limits, color="#777777", linewidth=0.8)
+    for scaled, rows in bins.groupby("scaled"):
+        area = 8 + 90 * np.sqrt(rows["count"] / rows["count"].sum())
+        face = look["color"] if scaled else "none"
+        wrong = rows["error"] > 0
+        axes.scatter(rows["doubt"][wrong], rows["error"][wrong], s=area[wrong], facecolor=face, edgecolor=look["color"],
+                     alpha=0.8)  # fmt: skip
+        axes.scatter(rows["doubt"][~wrong], np.full((~wrong).sum(), 0.03), marker="v", s=25, facecolor=face,
+                     edgecolor=look["color"], transform=axes.get_xaxis_transform())  # fmt: skip
+    axes.set_xlim(*limits)
+    axes.set_ylim(*limits)
+    error_ticks(axes.xaxis)
+    error_ticks(axes.yaxis)
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=8)
+
+
+def _calibration_text(rows: pd.DataFrame) -> str:
+    mean = rows.mean(numeric_only=True)
+    return (
+        f"ECE {100 * mean['ece']:.2f} → {100 * mean['ece_scaled']:.2f} points, "
+        f"NLL {mean['nll']:.4f} → {mean['nll_scaled']:.4f}, T {mean['temperature']:.2f}"
+    )
+
+
+# An own drawing: upsetplot 0.9.0, its last release, raises "Invalid RGBA argument: nan" with pandas 3.1 and warns of
+# deprecated calls (its issues 276 and 303, both open)
+def upset(overlap: pd.Series, note: str, *, most: int = 20, counted: str = "images") -> Figure:
+    """UpSet plot: how many images are in exactly these groups' sets, and the size of each group's set.
+
+    The index of `overlap` has a boolean level for each group. Images in no set aren't drawn; of the combinations, the
+    `most` largest are, and the note says how many are left out.
+    Lex et al. 2014, "UpSet: Visualization of Intersecting Sets".
+    """
+    names = [str(name) for name in overlap.index.names]
+    members = np.array([np.atleast_1d(key) for key in overlap.index], bool).reshape(-1, len(names))
+    counts = overlap.to_numpy()
+    sizes = (members * counts[:, None]).sum(axis=0)
+    drawn = [place for place in np.argsort(-counts, kind="stable") if counts[place] and members[place].any()]
+    left_out = drawn[most:]
+    if left_out:
+        note += f"; not shown: {counts[left_out].sum()} {counted} in {len(left_out)} smaller combinations"
+    drawn = drawn[:most]
+    figure = start(f"Which {counted} do the groups share?", note)
+    if not drawn:
+        figure.text(0.5, 0.5, "none", ha="center", va="center")
+        return figure
+    ratios = {"width_ratios": (1, 3.5), "height_ratios": (2, 0.2 + 0.22 * len(names))}
+    corner, bars, totals, matrix = figure.subplots(2, 2, sharex="col", sharey="row", **ratios).flat
+    corner.set_axis_off()
+    places = np.arange(len(drawn))
+    bars.bar_label(bars.bar(places, counts[drawn], width=0.6, color="#333333"), fontsize=8)
+    bars.set_ylabel(f"{counted} in exactly these sets", fontsize=9)
+    bars.tick_params(axis="x", bottom=False)
+    colors = [look["color"] for look in styles(names).values()]
+    totals.bar_label(totals.barh(range(len(names)), sizes, height=0.6, color=colors), fontsize=8, padding=2)
+    totals.set_xlim(1.35 * sizes.max(), 0)
+    totals.set_xlabel(f"{counted} in the set", fontsize=9)
+    _membership(matrix, members[drawn])
+    totals.set_yticks(range(len(names)), names)
+    totals.set_ylim(len(names) - 0.5, -0.5)
+    for axes in (bars, totals, matrix):
+        axes.spines[["top", "left" if axes is totals else "right"]].set_visible(False)
+    return figure
+
+
+def _membership(axes: Axes, members: np.ndarray) -> None:
+    """A column for each combination: a black dot for each set that it lies in, joined by a line, and a pale one else."""
+    for place, inside in enumerate(members):
+        rows = np.flatnonzero(inside)
+        axes.plot([place] * len(inside), range(len(inside)), linestyle="none", marker="o", color="#DDDDDD", zorder=1)
+        axes.plot([place] * len(rows), rows, marker="o", color="#333333", zorder=2)
+    axes.set_xticks([])
+    axes.tick_params(axis="y", left=False, labelleft=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+
+
+def per_class(table: pd.DataFrame, note: str) -> Figure:
+    """A mark for each group and digit: the digit's error rate. A row of `table` is a group, a column a digit."""
+    figure = start("Which digits does each group get wrong?", note)
+    axes = figure.subplots()
+    aside = 0.7 / len(table)
+    for row, (group, look) in enumerate(styles([str(name) for name in table.index]).items()):
+        places = np.arange(table.shape[1]) + (row - (len(table) - 1) / 2) * aside
+        axes.plot(places, 100 - 100 * table.iloc[row].to_numpy(float), linestyle="none", marker=look["marker"],
+                  color=look["color"], markersize=6, label=group)  # fmt: skip
+    for edge in np.arange(table.shape[1] - 1) + 0.5:
+        axes.axvline(edge, color="#BBBBBB", linewidth=0.6)
+    axes.set_xticks(range(table.shape[1]), [str(name) for name in table.columns])
+    axes.set_xlim(-0.5, table.shape[1] - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("digit")
+    axes.set_ylabel("errors, % of the digit's test images")
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def confusion_pairs(table: pd.DataFrame, note: str) -> Figure:
+    """A row for each pair of digits, a bar for each group: columns true, predicted, then a group's mean number."""
+    groups = [str(name) for name in table.columns if name not in ("true", "predicted")]
+    figure = start("Which digits are read as which?", note, height=max(5, 1.6 + 0.09 * len(table) * (len(groups) + 1)))
+    axes = figure.subplots()
+    height = 0.8 / len(groups)
+    rows = np.arange(len(table))
+    for place, (group, look) in enumerate(styles(groups).items()):
+        middle = rows + (place - (len(groups) - 1) / 2) * height
+        axes.barh(middle, table[group], height=0.85 * height, color=look["color"], alpha=0.6)
+        axes.plot(table[group], middle, linestyle="none", marker=look["marker"], markersize=5, color=look["color"],
+                  label=group)  # fmt: skip
+    pairs = zip(table["true"], table["predicted"], strict=True)
+    axes.set_yticks(rows, [f"{true} read as {predicted}" for true, predicted in pairs])
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_xlabel("test images, mean over seeds")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def image_grid(
+    images: Sequence[np.ndarray], captions: Sequence[str], title: str, note: str, *, columns: int = 5
+) -> Figure:
+    """28 x 28 images with their captions, `columns` across; without any image the figure says "none"."""
+    down = -(-len(images) // columns)
+    figure = start(title, note, height=0.8 + 2.1 * max(1, down))
+    if not images:
+        figure.text(0.5, 0.4, "none", ha="center", va="center")
+        return figure
+    tiles = list(figure.subplots(down, columns, squeeze=False).flat)
+    for tile in tiles[len(images) :]:
+        tile.set_axis_off()
+    for tile, image, caption in zip(tiles, images, captions, strict=False):
+        tile.set_xticks([])
+        tile.set_yticks([])
+        tile.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        tile.set_title(caption, fontsize=8)
+    return figure

@@ -1,0 +1,251 @@
+"""Corruptions do what they say, re-estimated statistics are those of the images, temperature and ECE known ones."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from normstudy.data import Split, normalise
+from normstudy.evaluate import evaluate
+from normstudy.measure import (
+    CORRUPTIONS,
+    SEVERITIES,
+    STRENGTHS,
+    ZERO,
+    calibration,
+    corrupted,
+    expected_calibration_error,
+    re_estimated,
+    reliability,
+    shift_table,
+    shifted,
+    zero_share,
+)
+from normstudy.model import NORMS, DigitNet, penalised_weights
+
+BATCH_NORM, IMAGES = "bn", 600  # three batches of re-estimation
+
+
+def strokes(count: int = IMAGES) -> Split:
+    """Dark pictures with one bright bar each, of many lengths, away from the edges."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.zeros(count, 1, 28, 28, dtype=torch.uint8)
+    for image, length in zip(images, torch.randint(6, 20, (count,), generator=generator), strict=True):
+        image[0, 4 : 4 + length, 12:15] = 220
+    labels = torch.randint(10, (count,), generator=generator)
+    return Split(images=images, labels=labels, indices=torch.arange(count))
+
+
+def network(norm: str) -> DigitNet:
+    """A network that is no longer as it was drawn: BatchNorm has seen a batch."""
+    torch.manual_seed(0)
+    model = DigitNet(norm)
+    model(3 * torch.randn(50, 1, 28, 28))
+    return model
+
+
+def distance(name: str, severity: int) -> float:
+    images = strokes().images
+    return (corrupted(images, name, severity).float() - images.float()).abs().mean().item()
+
+
+def test_every_corruption_has_five_strengths() -> None:
+    expected = ["noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion"]
+    assert list(CORRUPTIONS) == list(STRENGTHS) == expected
+    assert {len(strengths) for strengths in STRENGTHS.values()} == {len(SEVERITIES)}
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruption_is_deterministic_and_leaves_the_original_alone(name: str, severity: int) -> None:
+    images = strokes().images
+    original = images.clone()
+    first, second = corrupted(images, name, severity), corrupted(images, name, severity)
+    assert (first.dtype, first.shape) == (torch.uint8, images.shape)
+    assert torch.equal(first, second)
+    assert torch.equal(images, original)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_severity_changes_the_images_more(name: str) -> None:
+    distances = [0.0, *(distance(name, severity) for severity in SEVERITIES)]
+    assert distances == sorted(set(distances))
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_only_noise_and_the_place_of_the_square_depend_on_the_seed(name: str) -> None:
+    images = strokes().images
+    same = torch.equal(corrupted(images, name, 3, seed=0), corrupted(images, name, 3, seed=1))
+    assert same == (name not in {"noise", "occlusion"})
+
+
+def test_noise_has_its_standard_deviation() -> None:
+    grey = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
+    assert corrupted(grey, "noise", 1).float().std().item() == pytest.approx(STRENGTHS["noise"][0], rel=0.02)
+
+
+def test_blur_spreads_a_point_by_its_standard_deviation_and_no_image_into_another() -> None:
+    images = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    images[1, 0, 14, 14] = 255
+    blurred = corrupted(images, "blur", 2).float()
+    assert not blurred[[0, 2]].any()
+    line = blurred[1, 0].sum(0) / blurred[1].sum()
+    spread = (line * (torch.arange(28) - 14) ** 2).sum().sqrt()
+    assert spread.item() == pytest.approx(STRENGTHS["blur"][1], rel=0.05)
+
+
+def test_contrast_pulls_every_image_to_its_own_mean() -> None:
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    images[0, :, :14], images[1] = 200, 60
+    found = corrupted(images, "contrast", 2)
+    assert (found[0, 0, 0, 0], found[0, 0, 27, 0]) == (150, 50)
+    assert (found[1] == 60).all()
+
+
+def test_brightness_is_added_and_clipped() -> None:
+    image = torch.tensor([0, 130, 131, 255], dtype=torch.uint8).repeat(196).view(1, 1, 28, 28)
+    assert corrupted(image, "brightness", 5).flatten()[:4].tolist() == [125, 255, 255, 255]
+
+
+def test_rotation_turns_even_images_one_way_and_odd_ones_the_other() -> None:
+    bar = torch.zeros(28, 28, dtype=torch.uint8)
+    bar[4:24, 12:16] = 255
+    even, odd = corrupted(bar.expand(2, 1, 28, 28), "rotation", 2)[:, 0]
+    assert not torch.equal(even, odd)
+    assert torch.equal(even, odd.flip(1))
+    x = torch.arange(28) - 13.5
+    weights = even.float() / even.sum()
+    tilt = (weights * x[:, None] * x).sum() / (weights * (x[:, None] ** 2 - x**2)).sum()
+    assert abs(math.degrees(0.5 * math.atan(2 * tilt))) == pytest.approx(STRENGTHS["rotation"][1], abs=0.5)
+
+
+def test_occlusion_is_one_whole_grey_square_in_every_image_at_many_places() -> None:
+    side = int(STRENGTHS["occlusion"][2])
+    hidden = corrupted(torch.zeros(400, 1, 28, 28, dtype=torch.uint8), "occlusion", 3) == 128
+    rows, columns = hidden.any(dim=3).sum(dim=2), hidden.any(dim=2).sum(dim=2)
+    assert (rows == side).all()
+    assert (columns == side).all()
+    assert (hidden.sum(dim=(1, 2, 3)) == side**2).all()
+    assert hidden.any(dim=0).all()
+
+
+def test_inversion_at_its_worst_is_the_negative() -> None:
+    images = strokes().images
+    assert torch.equal(corrupted(images, "inversion", 5), 255 - images)
+
+
+def test_unknown_corruption_and_severity_list_the_choices() -> None:
+    images = strokes(1).images
+    with pytest.raises(ValueError, match="unknown corruption 'fog'; choose from noise, blur, contrast, brightness, ro"):
+        corrupted(images, "fog", 1)
+    with pytest.raises(ValueError, match="unknown severity 0; choose from 1, 2, 3, 4, 5"):
+        corrupted(images, "noise", 0)
+
+
+def test_shifts_hold_the_images_as_they_are_and_each_corruption_with_the_same_labels() -> None:
+    test = strokes(20)
+    shifts = shifted(test)
+    assert [shift[:2] for shift in shifts] == [("none", 0), *((name, s) for name in CORRUPTIONS for s in SEVERITIES)]
+    assert torch.equal(shifts[0][2].images, test.images)
+    for name, severity, split in shifts[1:]:
+        assert torch.equal(split.images, corrupted(test.images, name, severity))
+        assert torch.equal(split.labels, test.labels)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_only_batch_norm_is_asked_twice_and_every_network_stays_as_it_is(norm: str) -> None:
+    test, model = strokes(40), network(norm)
+    shifts = [("none", 0, test), ("inversion", 5, shifted(test)[-1][2])]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    table = shift_table(model, shifts)
+    assert list(table) == ["statistics", "corruption", "severity", "accuracy", "loss"]
+    ways = ["as trained", "re-estimated"] if norm == BATCH_NORM else ["as trained"]
+    expected = [(way, name, severity) for name, severity, _ in shifts for way in ways]
+    assert list(table.iloc[:, :3].itertuples(index=False, name=None)) == expected
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(layer.momentum == 0.1 for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
+    for place, (_, _, split) in enumerate(shifts):
+        answers = evaluate(model, split, torch.channels_last)
+        row = table[table["statistics"] == "as trained"].iloc[place]
+        assert (row["accuracy"], row["loss"]) == (answers.accuracy, answers.loss)
+
+
+def test_re_estimated_statistics_are_those_of_all_images() -> None:
+    images, model = corrupted(strokes().images, "contrast", 3), network(BATCH_NORM)
+    layer = re_estimated(model, images).features[2]
+    assert isinstance(layer, nn.BatchNorm2d)
+    inputs = model.features[:2](normalise(images)).detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(layer.running_mean, inputs.mean(dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.running_var, inputs.var(dim=1), rtol=0.02, atol=1e-5)  # less that of batch means
+
+
+def test_re_estimation_of_one_batch_answers_as_train_mode_does() -> None:
+    test, model = strokes(250), network(BATCH_NORM)
+    found = evaluate(re_estimated(model, test.images), test, torch.channels_last).logits
+    torch.testing.assert_close(found, model(normalise(test.images)).detach(), rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(found, model.eval()(normalise(test.images)), rtol=1e-2, atol=1e-2)
+
+
+def calibrated(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and labels drawn from their softmax."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(count, 10, generator=generator)
+    return logits, torch.multinomial(logits.softmax(dim=1), 1, generator=generator).squeeze(1)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 4.0])
+def test_temperature_recovers_the_factor_of_the_logits_and_keeps_the_accuracy(factor: float) -> None:
+    (val_logits, val_labels), (logits, labels) = calibrated(40_000, 1), calibrated(40_000, 2)
+    found = calibration(factor * val_logits, val_labels, factor * logits, labels)
+    assert found.temperature == pytest.approx(factor, rel=0.02)
+    assert found.ece_scaled < 0.01
+    assert found.nll_scaled == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), abs=1e-3)
+    assert found.nll == pytest.approx(nn.functional.cross_entropy(factor * logits, labels).item(), abs=1e-5)
+    if factor != 1:
+        assert found.ece > 0.1
+        assert found.nll > found.nll_scaled + 0.1
+    table = found.reliability
+    assert list(table) == ["scaled", "bin", "count", "confidence", "accuracy"]
+    correct = (table["count"] * table["accuracy"]).groupby(table["scaled"]).sum()
+    assert correct.tolist() == pytest.approx([(logits.argmax(1) == labels).sum().item()] * 2)
+
+
+def with_confidence(values: list[float]) -> torch.Tensor:
+    """Logits of two classes that predict 0, with these probabilities."""
+    confidence = torch.tensor(values, dtype=torch.float64)
+    return torch.stack([confidence, 1 - confidence], dim=1).log()
+
+
+def test_error_of_an_over_confident_network_is_the_one_by_hand() -> None:
+    # bin 13 (0.867 to 0.933): two of four right at 0.9; bin 9 (0.6 to 0.667): one of one right at 0.65
+    bins = reliability(with_confidence([0.9, 0.9, 0.9, 0.9, 0.65]), torch.tensor([0, 0, 1, 1, 0]))
+    assert bins["bin"].tolist() == [9, 13]
+    assert bins["count"].tolist() == [1, 4]
+    assert bins["accuracy"].tolist() == [1, 0.5]
+    assert bins["confidence"].tolist() == pytest.approx([0.65, 0.9])
+    assert expected_calibration_error(bins) == pytest.approx(4 / 5 * 0.4 + 1 / 5 * 0.35)
+
+
+def test_bins_are_closed_above_and_the_last_holds_certainty() -> None:
+    sure = torch.tensor([[1000.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    assert reliability(sure, torch.tensor([0, 0]))["bin"].tolist() == [7, 14]
+    third = torch.zeros(1, 3, dtype=torch.float64)  # 1/3 is the upper edge of the fifth bin
+    assert reliability(third, torch.tensor([0]))["bin"].tolist() == [4]
+
+
+def test_zero_share_counts_penalised_weights_below_the_threshold_alone() -> None:
+    model = DigitNet("gn")
+    weights = penalised_weights(model)
+    for parameter in model.parameters():
+        parameter.data.zero_()  # the norms' scales and shifts too: they must not count
+    assert zero_share(model) == 1
+    for weight in weights:
+        weight.data.fill_(-0.5)
+    assert zero_share(model) == 0
+    weights[0].data.fill_(0.99 * ZERO)
+    weights[1].data.fill_(-0.99 * ZERO)
+    weights[2].data.fill_(1.01 * ZERO)
+    small = weights[0].numel() + weights[1].numel()
+    assert zero_share(model) == pytest.approx(small / sum(weight.numel() for weight in weights))
