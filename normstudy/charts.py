@@ -1,4 +1,4 @@
-"""The experiments' tables to figures: accuracies, their differences, sweeps, shifted images, calibration.
+"""The experiments' tables to figures: accuracies, their differences, sweeps over a setting.
 
 A table has a row for each run, with the run's `group` (the label that readers see) and `seed`; each function names the
 further columns. Accuracies come as fractions and are drawn as percentages. `note` is the line below the title that
@@ -8,7 +8,7 @@ gives data, n and what the bars are. A run without a value is never a number: a 
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from normstudy.plots import STYLES, styles_of
-from normstudy.stats import mean_interval
+from normstudy.stats import Comparison, mean_interval
 
 NORM_STYLES: dict[str, dict[str, Any]] = {
     **dict(zip(("GN", "LN", "BN + L1", "IN", "NONE"), STYLES, strict=True)),
@@ -30,19 +30,6 @@ NORM_STYLES: dict[str, dict[str, Any]] = {
 OTHER_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": "-", "marker": "X"}
 ERROR_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 90)
 FEW_ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 90)
-
-
-class Compared(Protocol):
-    """Two groups' means compared; difference and interval are fractions, a minus b."""
-
-    a: str
-    b: str
-    n: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    verdict: str
 
 
 def styles(groups: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -101,11 +88,11 @@ def means(
     for row, (group, runs) in enumerate(table.groupby("group", sort=False)):
         _mean_row(axes, row, 100 * runs[value].to_numpy(float), intervals.get(group), looks[group])
     low, high = axes.get_xlim()
-    axes.set_xlim(low, max(high, low + 6 * max(bars.values(), default=0)))
+    failed = not np.isfinite(table[value].to_numpy(float)).all()
+    axes.set_xlim(low - 0.12 * (high - low) * failed, max(high, low + 2.2 * max(bars.values(), default=0)))
     for row, (text, half) in enumerate(bars.items(), start=len(looks)):
-        left = low + 0.03 * (axes.get_xlim()[1] - low)
-        axes.plot([left, left + 2 * half], [row, row], color="#777777", linewidth=5, solid_capstyle="butt")
-        _beside(axes, text, left + 2 * half, row)
+        axes.plot([low, low + 2 * half], [row, row], color="#777777", linewidth=5, solid_capstyle="butt")
+        axes.text(low, row + 0.2, text, va="top", fontsize=8)
     axes.set_yticks(range(len(looks)), list(looks))
     axes.set_ylim(len(looks) + len(bars) - 0.4, -0.6)
     axes.set_xlabel(f"{value.replace('_', ' ')}, %")
@@ -115,8 +102,8 @@ def means(
         Line2D([], [], linestyle="none", marker="o", markersize=4, color="#333333", alpha=0.5, label="one seed"),
         Line2D([], [], marker="o", color="#333333", label="mean and its interval, also at the right"),
     ]
-    if not np.isfinite(table[value].to_numpy(float)).all():
-        entries.append(_cross("diverged (seeds)"))
+    if failed:
+        entries.append(cross("diverged (seeds)"))
     figure.legend(handles=entries, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
@@ -134,7 +121,7 @@ def _mean_row(
         reach = None
         if interval is not None and np.isfinite(interval).all():
             low, high = 100 * interval[0], 100 * interval[1]
-            reach, text = [[mean - low], [high - mean]], f"{text} [{low:.2f}, {high:.2f}]"
+            reach, text = _reach(mean, low, high), f"{text} [{low:.2f}, {high:.2f}]"
         axes.errorbar([mean], [row - 0.12], xerr=reach, color=look["color"], marker=look["marker"], capsize=4)
         axes.text(1.01, row, text, transform=side, va="center", fontsize=9)
     if len(right) < len(values):
@@ -142,15 +129,17 @@ def _mean_row(
         axes.text(0.03, row, f"{len(values) - len(right)} of {len(values)}", transform=side, va="center", fontsize=8)
 
 
-def _beside(axes: Axes, text: str, x: float, y: float) -> None:
-    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+def _reach(middle: Any, low: Any, high: Any) -> np.ndarray:
+    """Lengths of the bars to either side, at least 0: the mean of equal values can miss them by a last bit."""
+    return np.maximum(np.stack([np.atleast_1d(middle - low), np.atleast_1d(high - middle)]), 0)
 
 
-def _cross(label: str, marker: str = "x") -> Line2D:
+def cross(label: str, marker: str = "x") -> Line2D:
+    """The legend's entry of runs without a value."""
     return Line2D([], [], linestyle="none", marker=marker, color="#333333", label=label)
 
 
-def differences(comparisons: Sequence[Compared], note: str, *, margin: float) -> Figure:
+def differences(comparisons: Sequence[Comparison], note: str, *, margin: float) -> Figure:
     """A row for each pair: the difference of the means with its interval, verdict, corrected p and n.
 
     `margin` is a fraction; within it on either side two means count as equivalent.
@@ -165,14 +154,15 @@ def differences(comparisons: Sequence[Compared], note: str, *, margin: float) ->
     for row, pair in enumerate(comparisons):
         middle, low, high = 100 * pair.difference, 100 * pair.low, 100 * pair.high
         if np.isfinite(middle):
-            axes.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], color="#000000", marker="o",
+            axes.errorbar([middle], [row], xerr=_reach(middle, low, high), color="#000000", marker="o",
                           markersize=5, capsize=3)  # fmt: skip
+            verdict = f"{pair.winner} better" if pair.winner else pair.verdict
             p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.3f}"
-            axes.text(1.02, row, f"{pair.verdict}, {p}, n = {pair.n}", transform=side, va="center", fontsize=8)
+            axes.text(1.02, row, f"{verdict}, {p}, n = {pair.n}", transform=side, va="center", fontsize=8)
         else:
             axes.plot([0.015], [row], linestyle="none", marker="x", color="#000000", transform=side)
-            axes.text(1.02, row, f"{pair.verdict}, n = {pair.n}", transform=side, va="center", fontsize=8)
-            entries[1:] = [_cross("diverged")]
+            axes.text(1.02, row, f"diverged, n = {pair.n}", transform=side, va="center", fontsize=8)
+            entries[1:] = [cross("diverged")]
     axes.set_yticks(range(count), [f"{pair.a} minus {pair.b}" for pair in comparisons])
     axes.set_ylim(count - 0.4, -0.6)
     axes.set_xlabel("difference of the mean test accuracies, points (first minus second)")
@@ -184,7 +174,7 @@ def differences(comparisons: Sequence[Compared], note: str, *, margin: float) ->
 def sweep(
     table: pd.DataFrame, note: str, *, x: str, x_label: str, value: str, y_label: str, log_x: bool = True,
     percent: bool = True, error_rate: bool = False, diverged: str | None = None, missing: str = "diverged",
-    zero_label: str = "0", interval: Literal["range", "mean"] = "range",
+    zero_label: str = "0", interval: Literal["range", "mean"] = "range", title: str = "",
 ) -> Figure:  # fmt: skip
     """A line for each group over the numeric column `x`: the mean over seeds of `value`.
 
@@ -200,7 +190,8 @@ def sweep(
     scaled = (100 if percent else 1) * table[value].astype(float)
     data = table.assign(y=100 - scaled if error_rate else scaled, word=words)
     places = _places(sorted({float(number) for number in table[x]}), log=log_x)
-    figure = start(f"How does the {y_label.split(',')[0]} change with the {x_label.split(',')[0]}?", note)
+    names = [label.split(",")[0] for label in (y_label, x_label)]
+    figure = start(title or f"{names[0][:1].upper()}{names[0][1:]} by {names[1]}", note)
     axes = figure.subplots()
     entries: list[Any] = [
         _sweep_line(axes, str(group), runs, x, places, (row - (len(looks) - 1) / 2) / 100, looks[group], interval)
@@ -244,7 +235,7 @@ def _sweep_line(
             points.append((np.nan,) * 4)  # no line across the gap
     places_x, middle, lows, highs = np.array(points).T
     style = {name: look[name] for name in ("color", "linestyle", "marker")}
-    return axes.errorbar(places_x, middle, yerr=[middle - lows, highs - middle], label=group, markersize=5,
+    return axes.errorbar(places_x, middle, yerr=_reach(middle, lows, highs), label=group, markersize=5,
                          linewidth=1.3, elinewidth=0.8, capsize=2, **style)  # fmt: skip
 
 
@@ -258,7 +249,7 @@ def _x_axis(axes: Axes, places: Mapping[float, float], zero_label: str, *, log: 
         axes.plot([-0.075, -0.075], [0, 1], linestyle=":", linewidth=0.8, color="#333333", transform=side)
     every = -(-len(shown) // 14)  # more labels than that run into one another
     axes.set_xticks(list(shown)[::every], list(shown.values())[::every])
-    axes.set_xlim(min(shown) - 0.06, 1.06)
+    axes.set_xlim(min(shown) - 0.06, 1.1)
 
 
 def error_ticks(axis: Axis) -> None:
@@ -272,74 +263,26 @@ def error_ticks(axis: Axis) -> None:
 def _mark_failed(
     axes: Axes, data: pd.DataFrame, x: str, places: Mapping[float, float], looks: Mapping[str, Mapping[str, Any]]
 ) -> list[Line2D]:
-    """Marks below the data, a row for each group that has any, and their legend entries."""
+    """Marks in a strip below the data, a row for each group that has any, and their legend entries."""
     failures = data[data["word"] != ""]
     groups = [group for group in looks if group in set(failures["group"])]
     words = sorted(set(failures["word"]), key=lambda word: word != "diverged")
     markers = dict(zip(words, ("x", "1"), strict=False))
+    side = axes.get_xaxis_transform()
     if groups:
         part = 0.04 + 0.05 * len(groups)
-        transform = axes.yaxis.get_transform()
-        low, high = transform.transform(axes.get_ylim())
-        axes.set_ylim(transform.inverted().transform(low - part / (1 - part) * (high - low)), axes.get_ylim()[1])
-    side = axes.get_xaxis_transform()
+        scale = axes.yaxis.get_transform()
+        low, high = scale.transform(np.array(axes.get_ylim()))
+        ticks = [tick for tick in axes.get_yticks() if low <= scale.transform(np.array([tick]))[0] <= high]
+        axes.set_ylim(bottom=float(scale.inverted().transform(np.array([low - part / (1 - part) * (high - low)]))[0]))
+        axes.set_yticks(ticks)
+        axes.plot([0, 1], [part, part], linewidth=0.8, color="#333333", transform=axes.transAxes)
     runs = data.groupby(["group", x]).size()
     for (group, number, word), count in failures.groupby(["group", x, "word"]).size().items():
-        place = places[float(number)] + 0.03 * words.index(word)
-        height = 0.03 + 0.05 * groups.index(group)
+        place = places[float(number)] + 0.06 * words.index(word)
+        height = 0.045 + 0.05 * groups.index(group)
         axes.plot([place], [height], linestyle="none", marker=markers[word], color=looks[group]["color"],
                   transform=side)  # fmt: skip
         axes.annotate(f"{count}/{runs[group, number]}", (place, height), xycoords=side, xytext=(5, 0),
                       textcoords="offset points", va="center", fontsize=7)  # fmt: skip
-    return [_cross(f"{word} (seeds)", markers[word]) for word in words]
-
-
-def shift(table: pd.DataFrame, note: str) -> Figure:
-    """A panel for each corruption: accuracy by severity, mean over seeds, band from lowest to highest seed.
-
-    Columns: statistics ("as trained" or "re-estimated"), corruption, severity, accuracy. Severity 0 is the clean image;
-    where it has a corruption's name of its own, it stands in every panel.
-    """
-    looks = styles(list(dict.fromkeys(table["group"])))
-    names = list(dict.fromkeys(table.loc[table["severity"] > 0, "corruption"]))
-    clean = table[~table["corruption"].isin(names)]
-    figure = start("How accurate does each group stay when the test images are corrupted?", note)
-    tiles = list(figure.subplots(-(-(len(names) + 1) // 4), 4, sharex=True, sharey=True).flat)
-    lines: dict[str, Line2D] = {}
-    for tile, name in zip(tiles, names, strict=False):
-        panel = pd.concat([clean, table[table["corruption"] == name]])
-        for (group, statistics), runs in panel.groupby(["group", "statistics"], sort=False):
-            label = f"{group}, statistics re-estimated" if statistics == "re-estimated" else str(group)
-            lines[label] = _shift_line(tile, runs, looks[str(group)], dashed=statistics == "re-estimated")
-        tile.set_title(name, fontsize=9)
-        tile.grid(alpha=0.3)
-        tile.tick_params(labelsize=8)
-    for tile in tiles[len(names) :]:
-        tile.set_axis_off()
-    tiles[len(names)].legend(
-        lines.values(),
-        lines.keys(),
-        loc="center",
-        fontsize=8,
-        title="mean; band: lowest\nto highest seed",
-        title_fontsize=8,
-    )
-    figure.supxlabel("severity of the corruption (0: clean images)", fontsize=9)
-    figure.supylabel("test accuracy, %", fontsize=9)
-    return figure
-
-
-def _shift_line(axes: Axes, runs: pd.DataFrame, look: Mapping[str, Any], *, dashed: bool) -> Line2D:
-    accuracy = 100 * runs.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
-    axes.fill_between(accuracy.index, accuracy["min"], accuracy["max"], color=look["color"], alpha=0.15, linewidth=0)
-    [line] = axes.plot(
-        accuracy.index,
-        accuracy["mean"],
-        color=look["color"],
-        marker=look["marker"],
-        markersize=4,
-        linewidth=1.3,
-        linestyle="--" if dashed else "-",
-        markerfacecolor="#FFFFFF" if dashed else None,
-    )
-    return line
+    return [cross(f"{word} (seeds)", markers[word]) for word in words]

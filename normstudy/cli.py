@@ -118,19 +118,29 @@ def reap_command() -> None:
 def report_command(
     experiment: Annotated[Path, typer.Argument(help="the study to report")] = ASSIGNMENT,
     parent: Annotated[str, typer.Option(help="run id of one study; else the newest run of each variant")] = "",
-    out: Annotated[Path, typer.Option(help="folder for figures and tables")] = Path("report"),
+    exported: Annotated[
+        Path | None, typer.Option("--from", help="an export, instead of the tracking server: all its experiments")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for figures, tables and page")] = Path("report"),
     readme: Annotated[bool, typer.Option("--readme", help="replace the marked block in README.md")] = False,
+    export: Annotated[Path | None, typer.Option(help="folder that keeps the tables, below the study's name")] = None,
+    seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
 ) -> None:
-    """Build every figure and table from the tracking server alone."""
+    """Build every figure and table from the tracking server alone, or from an export of it."""
     from normstudy.experiments import load_experiment
 
-    loaded = None if parent else load_experiment(experiment, {})
+    if exported and (parent or export or seeds):
+        raise ConfigError(f"from={exported}: an export is reported as it is, without --parent, --export and --seeds")
+    loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)
 
-    from normstudy.report import report
+    from normstudy.report import report, report_from
     from normstudy.runs import planned_in
 
-    name, configs = (loaded.name, list(loaded.configs)) if loaded else planned_in(parent)
-    report(name, configs, parent_id=parent or None, out=out, readme=Path("README.md") if readme else None)
+    page = Path("README.md") if readme else None
+    if exported:
+        report_from(exported, out=out, readme=page)
+    else:
+        report(loaded or planned_in(parent), parent_id=parent or None, out=out, readme=page, export=export)
     print(f"report written to {out}/")
 
 

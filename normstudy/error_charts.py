@@ -1,4 +1,4 @@
-"""The errors' tables to figures: calibration, overlap of the sets of errors, classes, confused pairs, single images."""
+"""The errors' tables to figures: corrupted images, calibration, shared errors, digits, confused pairs, single images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,56 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from normstudy.charts import error_ticks, start, styles
+from normstudy.charts import cross, error_ticks, start, styles
 
-CLASSES = range(10)
+
+def shift(table: pd.DataFrame, note: str) -> Figure:
+    """A panel for each corruption: accuracy by severity, mean over seeds, band from lowest to highest seed.
+
+    Columns: statistics ("as trained" or "re-estimated"), corruption, severity, accuracy. Severity 0 is the clean image;
+    where it has a corruption's name of its own, it stands in every panel.
+    """
+    looks = styles(list(dict.fromkeys(table["group"])))
+    names = list(dict.fromkeys(table.loc[table["severity"] > 0, "corruption"]))
+    clean = table[~table["corruption"].isin(names)]
+    figure = start("How accurate does each group stay when the test images are corrupted?", note)
+    tiles = list(figure.subplots(-(-(len(names) + 1) // 4), 4, sharex=True, sharey=True).flat)
+    lines: dict[str, Line2D] = {}
+    for tile, name in zip(tiles, names, strict=False):
+        panel = pd.concat([clean, table[table["corruption"] == name]])
+        for (group, statistics), runs in panel.groupby(["group", "statistics"], sort=False):
+            again = statistics == "re-estimated"
+            line = _shift_line(tile, runs, looks[str(group)], dashed=again)
+            lines[f"{group}, statistics\nre-estimated" if again else str(group)] = line
+        tile.set_title(name, fontsize=9)
+        tile.set_xticks(range(int(table["severity"].max()) + 1))
+        tile.grid(alpha=0.3)
+        tile.tick_params(labelsize=8)
+    if not np.isfinite(table["accuracy"].to_numpy(float)).all():
+        lines["diverged"] = cross("diverged")
+    for tile in tiles[len(names) :]:
+        tile.set_axis_off()
+    legend = tiles[len(names)].legend(
+        lines.values(), lines.keys(), title="mean; band: lowest\nto highest seed", loc="center", fontsize=7,
+        title_fontsize=7,
+    )  # fmt: skip
+    legend.set_in_layout(False)  # else its column would be wider than the others
+    figure.supxlabel("severity of the corruption (0: clean images)", fontsize=9)
+    figure.supylabel("test accuracy, %", fontsize=9)
+    return figure
+
+
+def _shift_line(axes: Axes, runs: pd.DataFrame, look: Mapping[str, Any], *, dashed: bool) -> Line2D:
+    accuracy = 100 * runs.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
+    axes.fill_between(accuracy.index, accuracy["min"], accuracy["max"], color=look["color"], alpha=0.15, linewidth=0)
+    failed = sorted(set(runs.loc[~np.isfinite(runs["accuracy"].astype(float)), "severity"]))
+    axes.plot(failed, [0.04] * len(failed), linestyle="none", marker="x", color=look["color"],
+              transform=axes.get_xaxis_transform())  # fmt: skip
+    [line] = axes.plot(accuracy.index, accuracy["mean"], color=look["color"], marker=look["marker"], markersize=4,
+                       linewidth=1.3, linestyle="--" if dashed else "-", markerfacecolor="#FFFFFF" if dashed else None)  # fmt: skip
+    return line
 
 
 def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Figure:
@@ -33,13 +79,15 @@ def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Fi
     figure = start("Is each group as often right as it is confident?", note, height=max(5, 2.2 * -(-len(looks) // 3)))
     tiles = list(figure.subplots(-(-len(looks) // columns), columns, sharex=True, sharey=True, squeeze=False).flat)
     shown = bins.loc[bins["error"] > 0, ["error", "doubt"]].to_numpy()
-    limits = (0.6 * shown.min(), min(100, 1.6 * shown.max())) if shown.size else (0.01, 100)
+    limits = (0.6 * shown.min(), min(130, 1.6 * shown.max())) if shown.size else (0.01, 100)
     for tile, group in zip(tiles, looks, strict=False):
         _reliability_panel(tile, bins[bins["group"] == group], limits, looks[group])
         tile.set_title(f"{group}\n{_calibration_text(calibration[calibration['group'] == group])}", fontsize=8)
     for tile in tiles[len(looks) :]:
         tile.set_axis_off()
-    figure.supxlabel("expected errors: 100 % minus mean confidence, % (log scale)", fontsize=9)
+    for tile in tiles[max(0, len(looks) - columns) : len(looks)]:  # under a legend, supxlabel would be hidden
+        tile.set_xlabel("expected errors, %: 100\nminus mean confidence (log scale)", fontsize=8)
+        tile.tick_params(labelbottom=True)
     figure.supylabel("observed errors, % (log scale)", fontsize=9)
     look: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "#333333"}
     entries = [
@@ -57,7 +105,8 @@ def _reliability_panel(axes: Axes, bins: pd.DataFrame, limits: tuple[float, floa
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.plot(limits, limits, color="#777777", linewidth=0.8)
-    for scaled, rows in bins.groupby("scaled"):
+    for scaled in (True, False):  # the hollow ones on top
+        rows = bins[bins["scaled"] == scaled]
         area = 8 + 90 * np.sqrt(rows["count"] / rows["count"].sum())
         face = look["color"] if scaled else "none"
         wrong = rows["error"] > 0
@@ -76,8 +125,8 @@ def _reliability_panel(axes: Axes, bins: pd.DataFrame, limits: tuple[float, floa
 def _calibration_text(rows: pd.DataFrame) -> str:
     mean = rows.mean(numeric_only=True)
     return (
-        f"ECE {100 * mean['ece']:.2f} → {100 * mean['ece_scaled']:.2f} points, "
-        f"NLL {mean['nll']:.4f} → {mean['nll_scaled']:.4f}, T {mean['temperature']:.2f}"
+        f"ECE {100 * mean['ece']:.2f} → {100 * mean['ece_scaled']:.2f} points\n"
+        f"NLL {mean['nll']:.4f} → {mean['nll_scaled']:.4f} nats (T = {mean['temperature']:.2f})"
     )
 
 
@@ -99,38 +148,44 @@ def upset(overlap: pd.Series, note: str, *, most: int = 20, counted: str = "imag
     if left_out:
         note += f"; not shown: {counts[left_out].sum()} {counted} in {len(left_out)} smaller combinations"
     drawn = drawn[:most]
-    figure = start(f"Which {counted} do the groups share?", note)
+    figure = start(f"How far do the groups' sets of {counted} overlap?", note)
     if not drawn:
         figure.text(0.5, 0.5, "none", ha="center", va="center")
         return figure
-    ratios = {"width_ratios": (1, 3.5), "height_ratios": (2, 0.2 + 0.22 * len(names))}
-    corner, bars, totals, matrix = figure.subplots(2, 2, sharex="col", sharey="row", **ratios).flat
+    corner, bars, totals, matrix = figure.subplots(
+        2, 2, width_ratios=(1, 3.5), height_ratios=(2, 0.2 + 0.22 * len(names))
+    ).flat  # fmt: skip
     corner.set_axis_off()
-    places = np.arange(len(drawn))
-    bars.bar_label(bars.bar(places, counts[drawn], width=0.6, color="#333333"), fontsize=8)
+    bars.bar_label(bars.bar(range(len(drawn)), counts[drawn], width=0.6, color="#333333"), fontsize=8)
     bars.set_ylabel(f"{counted} in exactly these sets", fontsize=9)
-    bars.tick_params(axis="x", bottom=False)
+    bars.yaxis.set_major_locator(MaxNLocator(integer=True))
+    bars.set_xticks([])
+    totals.set_xlim(1.4 * sizes.max(), 0)
     colors = [look["color"] for look in styles(names).values()]
     totals.bar_label(totals.barh(range(len(names)), sizes, height=0.6, color=colors), fontsize=8, padding=2)
-    totals.set_xlim(1.35 * sizes.max(), 0)
     totals.set_xlabel(f"{counted} in the set", fontsize=9)
-    _membership(matrix, members[drawn])
-    totals.set_yticks(range(len(names)), names)
-    totals.set_ylim(len(names) - 0.5, -0.5)
-    for axes in (bars, totals, matrix):
+    totals.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    totals.set_yticks([])
+    _membership(matrix, members[drawn], names)
+    for axes in (bars, matrix):
+        axes.set_xlim(-0.6, len(drawn) - 0.4)
+    for axes in (totals, matrix):
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    for axes in (bars, totals):
         axes.spines[["top", "left" if axes is totals else "right"]].set_visible(False)
     return figure
 
 
-def _membership(axes: Axes, members: np.ndarray) -> None:
-    """A column for each combination: a black dot for each set that it lies in, joined by a line, and a pale one else."""
+def _membership(axes: Axes, members: np.ndarray, names: Sequence[str]) -> None:
+    """A column for each combination: dark dots, joined by a line, for the sets that it lies in, and pale ones else."""
     for place, inside in enumerate(members):
         rows = np.flatnonzero(inside)
         axes.plot([place] * len(inside), range(len(inside)), linestyle="none", marker="o", color="#DDDDDD", zorder=1)
         axes.plot([place] * len(rows), rows, marker="o", color="#333333", zorder=2)
     axes.set_xticks([])
-    axes.tick_params(axis="y", left=False, labelleft=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
 
 
 def per_class(table: pd.DataFrame, note: str) -> Figure:
@@ -180,7 +235,7 @@ def image_grid(
 ) -> Figure:
     """28 x 28 images with their captions, `columns` across; without any image the figure says "none"."""
     down = -(-len(images) // columns)
-    figure = start(title, note, height=0.8 + 2.1 * max(1, down))
+    figure = start(title, note, height=0.8 + down * (8 / columns + 0.35) if images else 2)
     if not images:
         figure.text(0.5, 0.4, "none", ha="center", va="center")
         return figure

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, ReportError
 from normstudy.plots import ten_worst
+from normstudy.tables import TEST_IMAGES
 from normstudy.tracking import Artifact, Measure, Metric, Tag, ten_name, where
 from normstudy.untrusted import NO_ERRORS, checked, logged_image, logged_measure, logged_table, one_line
 
-TEST_IMAGES = 10_000
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
           Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
 HELD_OUT = (Metric.VAL_LOSS, Metric.VAL_ACCURACY)  # of runs that hold images out

@@ -1,134 +1,94 @@
-"""Finished runs to tables, figures and the README's block. Reads nothing but the tracking server."""
+"""Finished runs to tables, figures, pages and the README's block: from the tracking server, or an export of it."""
 
-import re
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from normstudy import plots
-from normstudy.config import TrainConfig
+from normstudy import pages
+from normstudy.collect import tables_of
 from normstudy.errors import ReportError
-from normstudy.reading import TEST_IMAGES, TrialRecord
+from normstudy.experiments import Experiment
+from normstudy.graphs import grid_name, interactive
 from normstudy.runs import finished_trials, page_run
-from normstudy.summary import Tables, has_several_seeds, plain, sample, summary
-from normstudy.tracking import Metric, log_to_run
+from normstudy.summary import plain, summary
+from normstudy.tables import Tables
+from normstudy.tracking import Measure, log_to_run
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
+PAGE = "index.md"
+FIRST = "assignment"
 
 
-def report(study: str, configs: list[TrainConfig], *, parent_id: str | None, out: Path, readme: Path | None) -> None:
-    """Read the runs, write every table and figure to `out`, fill `readme`.
+def report(
+    experiment: Experiment, *, parent_id: str | None, out: Path, readme: Path | None = None, export: Path | None = None
+) -> None:
+    """Read the runs of an experiment; write its tables, figures and page to `out`; fill `readme`; keep the tables
+    in `export`, below the experiment's name.
 
     The interactive page is logged, too, to the parent run of the study, where one study trained them all.
 
     Raises `ReportError`, and writes nothing, unless every configuration has a finished run.
     """
-    records = finished_trials(configs, parent_id)
-    tables = tables_of(study, records)
-    block = render(tables, figures_at=out)
-    if readme is not None:
-        filled = fill(readme, block)
-    out.mkdir(parents=True, exist_ok=True)
-    tables.save(out)
-    for name, figure in figures_of(records).items():
-        save(figure, out / name)
+    measures = measures_of(experiment)
+    records = finished_trials(experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=measures)
+    tables = tables_of(experiment.name, records, measures=measures, parts=experiment.parts)
+    filled = fill(readme, render(tables, figures_at=out)) if readme else ""
+    write(experiment.name, tables, out)
     page = out / "interactive.html"
-    loss, accuracy = (curves(records, metric) for metric in (Metric.TEST_LOSS, Metric.TEST_ACCURACY))
-    page.write_text(plots.interactive(loss, accuracy, subtitle(records)), encoding="utf-8")
+    page.write_text(interactive(tables), encoding="utf-8")
     if run_id := page_run(records):
         log_to_run(run_id, page)
+    if export is not None:
+        to_keep(experiment.name, tables).save(export / experiment.name)
     if readme is not None:
         readme.write_text(filled, encoding="utf-8")
 
 
-def tables_of(study: str, records: list[TrialRecord]) -> Tables:
-    """The exported tables of these runs."""
-    results = [
-        {
-            "study": study,
-            "variant": record.config.variant,
-            "group": record.group,
-            "run_id": record.run_id,
-            "seed": record.config.seed,
-            "epochs": record.config.epochs,
-            "parameters": record.parameters,
-            "test_accuracy": record.epochs[Metric.TEST_ACCURACY].iloc[-1],
-            "test_loss": record.epochs[Metric.TEST_LOSS].iloc[-1],
-            "train_accuracy": record.epochs[Metric.TRAIN_ACCURACY].iloc[-1],
-            "errors": len(record.misclassified),
-            "seconds_per_epoch": record.epochs[Metric.EPOCH_SECONDS].mean(),
-            "side_by_side": record.side_by_side,
-            "stack": record.stack,
-            "cores": record.cores,
-        }
-        for record in records
-    ]
-    return Tables(
-        results=pd.DataFrame(results),
-        epochs=stacked([record.epochs.reset_index() for record in records], results),
-        misclassified=stacked([record.misclassified for record in records], results),
-    )
+def report_from(exported: Path, *, out: Path, readme: Path | None = None) -> None:
+    """The same for every experiment of an export, a folder each, without a server.
 
-
-def stacked(tables: list[pd.DataFrame], results: list[dict[str, Any]]) -> pd.DataFrame:
-    """The runs' tables, one below the other, each row with its run's identity."""
-    runs = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    who = pd.DataFrame(results)[["variant", "group", "run_id", "seed"]].iloc[runs]
-    return pd.concat([pd.concat(tables, ignore_index=True), who.reset_index(drop=True)], axis=1)
-
-
-def curves(records: list[TrialRecord], metric: Metric) -> dict[str, pd.DataFrame]:
-    """One metric of every run, keyed by group: a row an epoch, a column a seed."""
-    columns: dict[str, dict[int, pd.Series]] = {}
-    for record in records:
-        columns.setdefault(record.group, {})[record.config.seed] = record.epochs[metric]
-    return {group: pd.DataFrame(seeds) for group, seeds in columns.items()}
-
-
-def subtitle(records: list[TrialRecord]) -> str:
-    """What a reader must know to read a graph: data, budget, number of seeds, and what a line and a band are."""
-    counts = sorted({record.parameters for record in records})
-    parameters = " or ".join(f"{count:,}" for count in counts)
-    results = pd.DataFrame({"group": [r.group for r in records], "seed": [r.config.seed for r in records]})
-    legend = "; line: mean, band: lowest to highest" if has_several_seeds(results) else ""
-    return f"MNIST, {TEST_IMAGES:,} test images; {parameters} parameters each; {sample(results)}{legend}"
-
-
-def figures_of(records: list[TrialRecord]) -> dict[str, Figure]:
-    """Every figure by file name without ending; a group's grid is of its lowest seed."""
-    figures = {
-        "test_loss": plots.loss_curves(curves(records, Metric.TEST_LOSS), subtitle(records)),
-        "test_accuracy": plots.accuracy_curves(curves(records, Metric.TEST_ACCURACY), subtitle(records)),
-        "shared_statistics": plots.shared_statistics(),
-    }
-    runs = Counter(record.group for record in records)
-    for record in records:
-        if record.ten is not None:
-            figures[grid_name(record.group)] = grid_of(record, name_seed=runs[record.group] > 1)
-    return figures
-
-
-def grid_of(record: TrialRecord, *, name_seed: bool = False) -> Figure:
-    """The annotated grid of a run's ten misclassified images, drawn anew from its logged table and images.
-
-    Raises `ReportError` for a run whose images were not read: one of a group that has a lower seed.
+    Raises `ReportError` where there is no export.
     """
-    if record.ten is None:
-        raise ReportError(f"run {record.run_id}: the images of {record.group} were read for its lowest seed alone")
-    name = f"{record.group}, seed {record.config.seed}" if name_seed else record.group
-    accuracy = record.epochs[Metric.TEST_ACCURACY].iloc[-1]
-    title = plots.grid_title(name, accuracy, len(record.misclassified), TEST_IMAGES)
-    return plots.misclassified_grid(record.ten, plots.ten_worst(record.misclassified), title)
+    folders = exported_in(exported)
+    all_tables = {folder.name: Tables.load(folder) for folder in folders}
+    filled = fill(readme, render_all(all_tables, figures_at=out)) if readme else ""
+    for name, tables in all_tables.items():
+        write(name, tables, out / name)
+    if readme is not None:
+        readme.write_text(filled, encoding="utf-8")
 
 
-def grid_name(group: str) -> str:
-    """File name, without ending, of a group's grid."""
-    return f"misclassified_{re.sub(r'[^a-z0-9]+', '_', group.lower())}"
+def exported_in(folder: Path) -> list[Path]:
+    """The folders of the experiments in an export, in the order of `pages.PAGES`; others last."""
+    order = [*pages.PAGES]
+    found = sorted(file.parent for file in folder.glob("*/results.csv"))
+    if not found:
+        raise ReportError(f"from={folder}: holds no export of an experiment (no */results.csv)")
+    return sorted(found, key=lambda path: order.index(path.name) if path.name in order else len(order))
+
+
+def measures_of(experiment: Experiment) -> list[Measure]:
+    """The tables that `normstudy measure` adds to its runs."""
+    named = [Measure(name) for name in experiment.measures]
+    return [*named, *([Measure.RELIABILITY] if Measure.CALIBRATION in named else [])]
+
+
+def to_keep(name: str, tables: Tables) -> Tables:
+    """What an export holds: of experiments that are not about errors, neither these nor pictures."""
+    if pages.page_of(name).errors:
+        return tables
+    return replace(tables, misclassified=tables.misclassified.iloc[:0], images=None)
+
+
+def write(name: str, tables: Tables, out: Path) -> None:
+    """Tables, figures and page of one experiment."""
+    figures = pages.page_of(name).figures(tables)
+    to_keep(name, tables).save(out)
+    for figure_name, figure in figures.items():
+        save(figure, out / figure_name)
+    (out / PAGE).write_text(pages.render(name, tables, [*figures]), encoding="utf-8")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -147,10 +107,30 @@ def fill(readme: Path, block: str) -> str:
 
 
 def render(tables: Tables, *, figures_at: Path) -> str:
-    """The README's block, in Markdown, from the tables alone: the summary and all figures."""
+    """The block for one study, in Markdown, from the tables alone: the summary, both graphs and all grids."""
     graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
     grids = {
         f"Ten misclassified images, {plain(group)}": grid_name(group) for group in tables.results["group"].unique()
     }
-    pictures = [f"![{text}]({(figures_at / name).as_posix()}.png)" for text, name in {**graphs, **grids}.items()]
+    pictures = [picture(text, name, figures_at) for text, name in {**graphs, **grids}.items()]
     return "\n\n".join([summary(tables), *pictures])
+
+
+def picture(text: str, name: str, folder: Path) -> str:
+    """A figure in Markdown."""
+    return f"![{text}]({(folder / name).as_posix()}.png)"
+
+
+def render_all(tables: dict[str, Tables], *, figures_at: Path) -> str:
+    """The README's block from an export: the assignment's answer, graphs and grids, then a finding an experiment."""
+    if FIRST not in tables:
+        raise ReportError(f"the export has no experiment {FIRST!r}; it has {', '.join(tables)}")
+    lines = [render(tables[FIRST], figures_at=figures_at / FIRST), "## Findings"]
+    for name, one in tables.items():
+        page, question = pages.page_of(name), (one.parts or {}).get("Question", name)
+        findings = page.findings(one)
+        lines.append(f"### {plain(question)}\n\n" + "\n".join(f"- {text}" for text in findings[:3]))
+        if page.main and name != FIRST:
+            lines.append(picture(plain(question), page.main, figures_at / name))
+        lines.append(f"n, tables, all figures and how to run it: [{name}]({(figures_at / name / PAGE).as_posix()}).")
+    return "\n\n".join(lines)

@@ -12,13 +12,14 @@ from mlflow.entities import Run
 
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
+from normstudy.experiments import Experiment
 from normstudy.reading import READERS, Planned, TrialRecord, diverged_at, read_all, read_artifact, read_config, storage
 from normstudy.tracking import RUNS_A_PAGE, Artifact, Measure, Tag, connect, pages, where
 from normstudy.untrusted import checked, one_line
 
 
-def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
-    """Name and configurations that a study's parent run set out to train.
+def planned_in(parent_id: str) -> Experiment:
+    """What a study's parent run set out to train.
 
     Raises `ReportError` when the server has no such run, or it is no study.
     """
@@ -31,15 +32,23 @@ def planned_in(parent_id: str) -> tuple[str, list[TrainConfig]]:
     return read_artifact(run, Artifact.STUDY, _plan)
 
 
-def _plan(content: bytes) -> tuple[str, list[TrainConfig]]:
+def _plan(content: bytes) -> Experiment:
     try:
         plan, known = json.loads(content.decode()), TrainConfig.model_fields
         name, trials = str(plan["study"]), [{k: trial[k] for k in known if k in trial} for trial in plan["trials"]]
+        question, may_diverge = str(plan.get("question", name)), plan.get("may_diverge") is True
+        measures = tuple(Measure(text) for text in plan.get("measures", ()))
     except (ValueError, RecursionError, LookupError, TypeError):
         raise ValueError("it is no study with a list of trials") from None
     if not trials:
         raise ValueError("it is a study without trials")
-    return one_line(name), [TrainConfig.of(**trial) for trial in trials]
+    return Experiment(
+        name=one_line(name),
+        question="\n".join(map(one_line, question.splitlines())),
+        configs=tuple(TrainConfig.of(**trial) for trial in trials),
+        may_diverge=may_diverge,
+        measures=measures,
+    )
 
 
 def finished_trials(

@@ -135,8 +135,8 @@ def compare(
     """Each pair of variants on the same seeds; `values` has a row a seed and a column a variant, higher being better.
 
     The intervals are `bootstrap_interval`'s at 1 - 0.05 / comparisons (Bonferroni), the p-values those of
-    `paired_mean_p_value`, corrected together (Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure", by
-    statsmodels). Raises `ValueError` for an unknown variant, a missing value, or fewer than two seeds.
+    `paired_mean_p_value`, corrected together by `holm`. Raises `ValueError` for an unknown variant, a missing value, or
+    fewer than two seeds.
     """
     if unknown := {name for pair in pairs for name in pair} - set(values.columns):
         raise ValueError(f"unknown variant {min(unknown)!r}; choose from {list(values.columns)}")
@@ -151,7 +151,7 @@ def compare(
     confidence = 1 - SIGNIFICANCE / len(pairs)
     intervals = [bootstrap_interval(difference, generator, confidence=confidence) for difference in differences]
     single = [paired_mean_p_value(difference, np.zeros_like(difference), generator) for difference in differences]
-    corrected = multipletests(single, alpha=SIGNIFICANCE, method="holm")[1]
+    corrected = holm(single)
     return [
         Comparison(
             a=a, b=b, n=len(difference), difference=float(difference.mean()), low=low, high=high, p=float(p),
@@ -159,6 +159,12 @@ def compare(
         )
         for (a, b), difference, (low, high), p in zip(pairs, differences, intervals, corrected, strict=True)
     ]  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of tests made together, corrected: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure",
+    by statsmodels."""
+    return [float(p) for p in multipletests(p_values, alpha=SIGNIFICANCE, method="holm")[1]] if len(p_values) else []
 
 
 def verdict_of(low: float, high: float, p: float, margin: float) -> Verdict:

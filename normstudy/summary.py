@@ -1,57 +1,29 @@
 """The exported tables to words: the answer, the results table, what tells the groups apart."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from normstudy.reading import TEST_IMAGES
 from normstudy.stats import (
+    MARGIN,
+    SIGNIFICANCE,
+    Comparison,
     accuracy_interval,
-    mean_interval,
-    paired_mean_p_value,
+    binomial_deviation,
+    bootstrap_interval,
+    compare,
+    holm,
     paired_p_value,
     smallest_paired_p_value,
 )
+from normstudy.tables import TEST_IMAGES, Tables, by_seed, errors_by
 from normstudy.tracking import Metric
 
-SIGNIFICANCE = 0.05
 NOT_PAIRED = "Not tested: the groups were not trained with the same seeds."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tables:
-    """All that the README's block is made of: one row a run; a run and epoch; a run and misclassified image.
-
-    A group is the runs that are the same but for the seed; the column `group` has its label.
-    """
-
-    results: pd.DataFrame
-    epochs: pd.DataFrame
-    misclassified: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        """As three CSV files, floats in full; text that a spreadsheet would run as a formula gets a ' before it."""
-        for name, table in vars(self).items():
-            texts = table.select_dtypes(exclude="number")
-            table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Tables":
-        """What `save` wrote, to the digit."""
-        names = cls.__dataclass_fields__
-        return cls(**{name: pd.read_csv(folder / f"{name}.csv") for name in names})
-
-
-def no_formula(text: Any) -> Any:
-    """A cell of a CSV that spreadsheets show and don't compute."""
-    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def plain(text: str) -> str:
@@ -62,7 +34,7 @@ def plain(text: str) -> str:
 
 def summary(tables: Tables) -> str:
     """The answer, the results table and the findings, in Markdown."""
-    tables = Tables(**{name: table.assign(group=table["group"].map(plain)) for name, table in vars(tables).items()})
+    tables = shown(tables)
     several = has_several_seeds(tables.results)
     columns = "parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"
     lines = [answer(tables), "", f"| |{' n |' if several else ''} {columns}", "|---" * (7 + several) + "|"]
@@ -70,6 +42,16 @@ def summary(tables: Tables) -> str:
         cells = [str(group), *([str(len(rows))] if several else []), *cells_of(rows)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", caption(tables.results), "", *findings(tables)])
+
+
+def shown(tables: Tables) -> Tables:
+    """The same tables with labels that Markdown shows as they are."""
+    labelled = {
+        name: table.assign(group=table["group"].map(plain))
+        for name, table in tables.present().items()
+        if "group" in table
+    }
+    return replace(tables, **labelled)
 
 
 def code(text: str) -> str:
@@ -88,7 +70,7 @@ def cells_of(rows: pd.DataFrame) -> list[str]:
     if n == 1:
         low, high = accuracy_interval(int(rows["errors"].iloc[0]), TEST_IMAGES)
     else:
-        low, high = mean_interval(rows["test_accuracy"].to_numpy())
+        low, high = bootstrap_interval(rows["test_accuracy"].to_numpy(), np.random.default_rng(0))
     return [
         f"{rows['parameters'].iloc[0]:,}",
         f"{100 * mean['test_accuracy']:.2f} % ({100 * low:.2f} to {100 * high:.2f})",
@@ -107,7 +89,7 @@ def caption(results: pd.DataFrame) -> str:
         shared += f", an epoch of {stack} seeds in lock-step"
     if has_several_seeds(results):
         means, runs = "; means over seeds", "each is a row of `results.csv`"
-        interval = "is of the mean over seeds (Student's t)"
+        interval = "is of the mean over seeds (bootstrap)"
         if (results["group"].value_counts() == 1).any():
             interval += ", that of a single run of the sampling of images (Wilson)"
     else:
@@ -139,39 +121,102 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def answer(tables: Tables) -> str:
-    """The answer in a sentence or two: the order, and whether these runs can tell the groups apart."""
+    """The answer: the order, and whether these runs can tell the groups apart."""
     results = tables.results
     means = results.groupby("group", sort=False)[["errors", "test_accuracy"]].mean()
     ranked = means.sort_values("errors", kind="stable")["test_accuracy"]
     scores = ", ".join(f"{group} {100 * accuracy:.2f} %" for group, accuracy in ranked.items())
+    if has_several_seeds(results):
+        return "\n".join(answer_of_seeds(tables, scores))
     if len(ranked) == 1:
         return f"**{scores}**."
-    several, tests = has_several_seeds(results), paired_tests(tables)
+    tests = tests_of_images(tables)
     told_apart = "; ".join(f"{a} and {b}" for (a, b), p in tests.items() if p < SIGNIFICANCE)
-    who, tell = ("These seeds", "tell") if several else ("On these images one run each", "tells")
-    verdict = f"{who} {tell} apart: {told_apart}." if told_apart else f"{who} can't tell any two of them apart."
+    verdict = f"tells apart: {told_apart}." if told_apart else "can't tell any two of them apart."
     spread = f"{100 * (ranked.max() - ranked.min()):.2f} points from first to last"
-    return f"**{scores}**: {spread}{', in the mean over seeds' if several else ''}. {verdict if tests else NOT_PAIRED}"
+    return f"**{scores}**: {spread}. On these images one run each {verdict}"
+
+
+def answer_of_seeds(tables: Tables, scores: str) -> list[str]:
+    """The answer where seeds are the unit: five lines at most."""
+    results = tables.results
+    accuracies = results.groupby("group", sort=False)["test_accuracy"]
+    deviations = accuracies.std().dropna()
+    lines = [f"**{scores}**: mean test accuracy of {sample(results)}, last epoch."]
+    pairs = comparisons(tables)
+    if pairs:
+        widest = max(pairs, key=lambda pair: abs(pair.difference))
+        lines += [
+            f"- **Which?** {sentence(pairs)}",
+            f"- **By how much?** At most {points(abs(widest.difference))} points in the mean: {measured(widest)}. "
+            f"Differences within {points(MARGIN)} points count as equivalent.",
+        ]
+    elif len(accuracies) > 1:
+        lines.append(f"- {NOT_PAIRED}")
+    binomial = binomial_deviation(float(accuracies.mean().mean()), TEST_IMAGES)
+    wrong = errors_by(tables, "run_id")
+    lines += [
+        f"- **Noise.** Another seed moves a run by {points(deviations.min())} to {points(deviations.max())} points "
+        f"(standard deviation), another {TEST_IMAGES:,} test images would by {points(binomial)} (binomial): "
+        "a single run can't rank them.",
+        f"- **Errors.** {len(set.intersection(*wrong.values()))} images defeat all {len(wrong)} runs; "
+        f"{len(set.union(*wrong.values()))} defeat at least one.",
+    ]
+    return lines
+
+
+def sentence(pairs: Sequence[Comparison]) -> str:
+    """The verdict on each pair, in words."""
+    return "; ".join(map(verdict_in_words, pairs)) + "."
+
+
+def verdict_in_words(pair: Comparison) -> str:
+    """Which is better, or that they are equivalent, or that it is undecided."""
+    if pair.winner:
+        return f"{pair.winner} is better than {pair.b if pair.winner == pair.a else pair.a}"
+    return f"{pair.a} and {pair.b} are {pair.verdict}"
+
+
+def measured(pair: Comparison) -> str:
+    """The difference of a pair with its interval, test and n."""
+    low, high = (f"{100 * bound:+.2f}" for bound in (pair.low, pair.high))
+    p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.3f}"
+    return f"{pair.a} minus {pair.b} {100 * pair.difference:+.2f} points ({low} to {high}; {p}; n = {pair.n} pairs)"
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies, given as a fraction, in percentage points."""
+    text = f"{100 * fraction:.2f}"
+    return text.removesuffix("0") if text.endswith("0") and not text.endswith(".00") else text
+
+
+def comparisons(
+    tables: Tables, pairs: Sequence[tuple[str, str]] | None = None, *, value: str = "test_accuracy"
+) -> list[Comparison]:
+    """Each of these pairs of groups, else each pair, on the seeds that they share; none where the seeds differ."""
+    values = by_seed(tables.results, value)
+    if values is None or len(values) < 2:
+        return []
+    chosen = list(combinations(values.columns, 2)) if pairs is None else list(pairs)
+    return compare(values, chosen, np.random.default_rng(0))
 
 
 def findings(tables: Tables) -> list[str]:
     """One line a finding, each computed from the tables."""
-    several = has_several_seeds(tables.results)
-    wrong = errors_by(tables, "run_id" if several else "group")
-    shared, some = set.intersection(*wrong.values()), set.union(*wrong.values())
-    runs = " runs" if several else ""
     first = tables.epochs[tables.epochs["epoch"] == 1].groupby("group", sort=False)[str(Metric.TEST_ACCURACY)].mean()
-    return [
-        *(differences_of_means(tables) if several else differences_in_images(tables)),
-        f"- {len(shared)} images defeat all {len(wrong)}{runs}; {len(some)} defeat at least one.",
-        f"- After the first epoch: {', '.join(f'{group} {100 * value:.2f} %' for group, value in first.items())}.",
-    ]
+    start = f"- After the first epoch: {', '.join(f'{group} {100 * value:.2f} %' for group, value in first.items())}."
+    if has_several_seeds(tables.results):
+        return [*differences_of_means(tables), start]
+    wrong = errors_by(tables, "group")
+    shared, some = set.intersection(*wrong.values()), set.union(*wrong.values())
+    counts = f"- {len(shared)} images defeat all {len(wrong)}; {len(some)} defeat at least one."
+    return [*differences_in_images(tables), counts, start]
 
 
 def differences_in_images(tables: Tables) -> list[str]:
     """One line a pair of groups with one run each: the images that one alone gets wrong."""
     wrong = errors_by(tables, "group")
-    tests = paired_tests(tables)
+    tests = tests_of_images(tables)
     lines = []
     for (a, b), p in tests.items():
         only_a, only_b = len(wrong[a] - wrong[b]), len(wrong[b] - wrong[a])
@@ -184,55 +229,23 @@ def differences_in_images(tables: Tables) -> list[str]:
 
 def differences_of_means(tables: Tables) -> list[str]:
     """One line a pair of groups with the same seeds: the mean difference of their test accuracies."""
-    accuracy = accuracy_by_seed(tables.results)
-    if accuracy is None:
-        return [f"- {NOT_PAIRED}"]
-    tests, n = paired_tests(tables), len(accuracy)
-    lines = []
-    for (a, b), p in tests.items():
-        points = 100 * (accuracy[a] - accuracy[b]).to_numpy()
-        low, high = mean_interval(points)
+    pairs = comparisons(tables)
+    lines = [f"- {measured(pair)}: **{pair.verdict}**." for pair in pairs]
+    if pairs and (smallest := len(pairs) * smallest_paired_p_value(pairs[0].n)) >= SIGNIFICANCE:
         lines.append(
-            f"- {a} minus {b}: {points.mean():+.2f} points of test accuracy, mean of {n} pairs of the same seed (95 % "
-            f"interval {low:+.2f} to {high:+.2f}, Student's t, not corrected; permutation test of the pairs, corrected "
-            f"for {len(tests)} comparisons: p = {p:.4f}, {verdict_of(p)})."
+            f"- {pairs[0].n} seeds are too few for this test to show a difference: its smallest p is {smallest:.2f}."
         )
-    if (smallest := len(tests) * smallest_paired_p_value(n)) >= SIGNIFICANCE:
-        lines.append(f"- {n} seeds are too few for this test to show a difference: its smallest p is {smallest:.2f}.")
     return lines
 
 
+def tests_of_images(tables: Tables) -> dict[tuple[str, str], float]:
+    """p-value of each pair of groups with one run each, by McNemar's test on the images, corrected together (Holm)."""
+    wrong = errors_by(tables, "group")
+    pairs = list(combinations(wrong, 2))
+    single = [paired_p_value(wrong[a], wrong[b]) for a, b in pairs]
+    return dict(zip(pairs, holm(single), strict=True))
+
+
 def verdict_of(p: float) -> str:
-    """What a p-value, corrected, allows to say."""
+    """What a p-value, corrected, allows to say of one run each."""
     return "a difference" if p < SIGNIFICANCE else "undecided"
-
-
-def errors_by(tables: Tables, column: str) -> dict[str, set[int]]:
-    """Indices of the misclassified test images by `group` or `run_id`, in the order of the results."""
-    found = dict(tuple(tables.misclassified.groupby(column)["index"]))
-    return {name: set(found.get(name, ())) for name in tables.results[column]}
-
-
-def accuracy_by_seed(results: pd.DataFrame) -> pd.DataFrame | None:
-    """Test accuracy, a row a seed and a column a group; None unless every group has every seed."""
-    table = results.pivot(index="seed", columns="group", values="test_accuracy")[list(results["group"].unique())]
-    return None if table.isna().to_numpy().any() else table
-
-
-def paired_tests(tables: Tables) -> dict[tuple[str, str], float]:
-    """p-value of each pair of groups, multiplied by the number of pairs (Bonferroni), at most 1.
-
-    McNemar's test on the images of one run each, or the permutation test on seeds; none where the seeds differ.
-    """
-    pairs = list(combinations(tables.results["group"].unique(), 2))
-    if not has_several_seeds(tables.results):
-        wrong = errors_by(tables, "group")
-        tests = {(a, b): paired_p_value(wrong[a], wrong[b]) for a, b in pairs}
-    elif (accuracy := accuracy_by_seed(tables.results)) is not None:
-        generator = np.random.default_rng(0)
-        tests = {
-            (a, b): paired_mean_p_value(accuracy[a].to_numpy(), accuracy[b].to_numpy(), generator) for a, b in pairs
-        }
-    else:
-        tests = {}
-    return {pair: min(1.0, len(pairs) * p) for pair, p in tests.items()}

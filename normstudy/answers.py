@@ -1,0 +1,133 @@
+"""What the experiments that compare groups, seed by seed, say: figures and findings from their tables alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from normstudy import charts
+from normstudy.stats import MARGIN, binomial_deviation, bootstrap_interval
+from normstudy.summary import comparisons, measured, points, sample, sentence
+from normstudy.tables import TEST_IMAGES, Tables, by_seed
+
+TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+Pair = tuple[str, str]
+
+
+def note(tables: Tables, bars: str = "") -> str:
+    """What a reader must know to read a figure: data, budget, n, and what the bars are."""
+    configs, results = tables.configs(), tables.results
+    [title] = {TITLES[config.dataset] for config in configs}
+    trained = " or ".join(f"{count:,}" for count in sorted({config.training_images for config in configs}))
+    parameters = " or ".join(f"{count:,}" for count in sorted(set(results["parameters"])))
+    epochs = " or ".join(str(count) for count in sorted({config.epochs for config in configs}))
+    last = f"epoch {epochs}, the last" if len(set(epochs.split())) == 1 else f"{epochs} epochs"
+    budget = f"{parameters} parameters each"
+    said = [f"{title}: {trained} training, {TEST_IMAGES:,} test images", budget, last, sample(results), bars]
+    return "; ".join(filter(None, said))
+
+
+def intervals(results: pd.DataFrame, value: str = "test_accuracy") -> dict[str, tuple[float, float]]:
+    """The 95 % bootstrap interval of each group's mean over seeds."""
+    generator = np.random.default_rng(0)
+    values = results.groupby("group", sort=False)[value]
+    return {str(group): bootstrap_interval(rows.to_numpy(), generator) for group, rows in values if len(rows) > 1}
+
+
+def means(tables: Tables) -> Figure:
+    """Each group's seeds and mean, beside the noise of the test images."""
+    noise = binomial_deviation(float(tables.results["test_accuracy"].mean()), TEST_IMAGES)
+    bars = "bars: 95 % bootstrap interval of the mean"
+    return charts.means(tables.results, note(tables, bars), intervals=intervals(tables.results), noise=noise)
+
+
+def differences(tables: Tables, pairs: Sequence[Pair] | None = None) -> Figure:
+    """The paired differences with their verdicts."""
+    found = comparisons(tables, pairs)
+    bars = f"bars: bootstrap intervals that hold together for all {len(found)} pairs with 95 %"
+    return charts.differences(found, note(tables, bars), margin=MARGIN)
+
+
+def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Figure]:
+    """Means, and differences where there is a pair."""
+    found = {"means": means(tables)}
+    return found | ({"differences": differences(tables, pairs)} if comparisons(tables, pairs) else {})
+
+
+def one_group(tables: Tables) -> list[str]:
+    """Mean, interval and spread of a single group."""
+    values = tables.results["test_accuracy"].to_numpy()
+    low, high = bootstrap_interval(values, np.random.default_rng(0))
+    parameters = tables.results["parameters"].iloc[0]
+    return [
+        f"{parameters:,} parameters reach {100 * values.mean():.2f} % ({100 * low:.2f} to {100 * high:.2f}; "
+        f"mean of n = {len(values)} seeds, bootstrap interval); single seeds from {100 * values.min():.2f} to "
+        f"{100 * values.max():.2f} %."
+    ]
+
+
+def factorial_pairs(tables: Tables) -> list[Pair]:
+    """What L1 makes of each norm, and what each norm makes of BN, without L1."""
+    plain, penalised = _factorial_groups(tables)
+    return [(penalised[norm], plain[norm]) for norm in plain] + [
+        (plain[norm], plain["bn"]) for norm in plain if norm != "bn"
+    ]
+
+
+def _factorial_groups(tables: Tables) -> tuple[dict[str, str], dict[str, str]]:
+    rows = tables.results.drop_duplicates("group")
+    plain = {str(row.norm): str(row.group) for row in rows.itertuples() if not row.l1}
+    return plain, {str(row.norm): str(row.group) for row in rows.itertuples() if row.l1}
+
+
+def factorial(tables: Tables) -> list[str]:
+    """Which part of BN + L1 is BN, and which is L1."""
+    plain, penalised = _factorial_groups(tables)
+    pairs = comparisons(tables, factorial_pairs(tables))
+    mean = tables.results.groupby("group")["test_accuracy"].mean()
+    norm_part = mean[plain["bn"]] - mean[plain["none"]]
+    penalty_part = mean[penalised["bn"]] - mean[plain["bn"]]
+    of_penalty, of_norm = pairs[: len(plain)], pairs[len(plain) :]
+    moved = max(of_penalty, key=lambda pair: abs(pair.difference))
+    return [
+        f'Of "BN + L1" the norm makes {100 * norm_part:+.2f} points (BN minus none), the penalty '
+        f"{100 * penalty_part:+.2f} (BN + L1 minus BN).",
+        f"L1: {sentence(of_penalty)} Its largest effect: {measured(moved)}.",
+        f"Norms without L1: {sentence(of_norm)}",
+        *(f"{measured(pair)}: **{pair.verdict}**." for pair in of_norm),
+    ]
+
+
+def groups_pairs(tables: Tables) -> list[Pair]:
+    """Each number of groups, and InstanceNorm, against LayerNorm."""
+    names = list(dict.fromkeys(tables.results["group"]))
+    return [(name, names[0]) for name in names[1:]]
+
+
+def groups(tables: Tables) -> list[str]:
+    """What the number of groups changes between LayerNorm and InstanceNorm."""
+    pairs = comparisons(tables, groups_pairs(tables))
+    same = max(abs(value) for value in _same_layer(tables))
+    return [
+        sentence(pairs),
+        *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs),
+        f"GN with one group and LN are the same layer: their seeds differ by at most {points(same)} points.",
+    ]
+
+
+def _same_layer(tables: Tables) -> np.ndarray:
+    accuracy = by_seed(tables.results)
+    assert accuracy is not None
+    rows = tables.results.drop_duplicates("group")
+    [one] = rows.loc[(rows["norm"] == "gn") & (rows["groups"] == 1), "group"]
+    [layer] = rows.loc[rows["norm"] == "ln", "group"]
+    return (accuracy[one] - accuracy[layer]).to_numpy()
+
+
+def fashion(tables: Tables) -> list[str]:
+    """Whether the ranking is that of the digits."""
+    pairs = comparisons(tables)
+    mean = tables.results.groupby("group", sort=False)["test_accuracy"].mean().sort_values(ascending=False)
+    order = ", ".join(f"{group} {100 * accuracy:.2f} %" for group, accuracy in mean.items())
+    return [f"{order}: {sentence(pairs)}", *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs)]

@@ -1,0 +1,103 @@
+"""Which test images defeat which norm: figures and findings from the table of misclassified images alone."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from normstudy import error_charts, error_sets
+from normstudy.answers import note
+from normstudy.tables import Tables, pixels
+
+CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
+
+
+def error_figures(tables: Tables) -> dict[str, Figure]:
+    """Overlap, classes, confusions, and the grids of images that all get wrong or one group alone."""
+    results, wrong = tables.results, tables.misclassified
+    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
+    majority = note(tables, "an image counts for a group when more than half of its seeds get it wrong")
+    figures = {
+        "errors_overlap": error_charts.upset(error_sets.overlap(agreed, seeds), majority),
+        "errors_by_class": error_charts.per_class(
+            error_sets.per_class(wrong, results, CLASS_COUNTS), note(tables, "marks: means over seeds")
+        ),
+        "confusions": error_charts.confusion_pairs(
+            error_sets.confusions(wrong, results), note(tables, "bars: means over seeds")
+        ),
+        "errors_common": _grid(
+            tables, agreed, common_ten(tables), "Test images that every seed of every norm gets wrong",
+            f"all {len(error_sets.common(agreed, seeds))}" if len(error_sets.common(agreed, seeds)) <= 10 else
+            f"the first 10 of {len(error_sets.common(agreed, seeds))}, by their place in the test set",
+        ),
+    }  # fmt: skip
+    for group in seeds:
+        found = error_sets.unique_to(agreed, group)
+        title = f"Test images that seeds of {group} alone get wrong"
+        shown = f"the {min(10, len(found))} of {len(found)} on which most of its seeds agree"
+        figures[f"errors_only_{slug(group)}"] = _grid(tables, agreed, unique_ten(tables, group), title, shown)
+    return figures
+
+
+def common_ten(tables: Tables) -> list[int]:
+    """The first ten images that every run gets wrong."""
+    agreed = error_sets.agreement(tables.misclassified, tables.results)
+    return error_sets.common(agreed, error_sets.seeds_by_group(tables.results))[:10]
+
+
+def unique_ten(tables: Tables, group: str) -> list[int]:
+    """The ten images on which most seeds of a group err, and no seed of another."""
+    agreed = error_sets.agreement(tables.misclassified, tables.results)
+    return [int(index) for index in error_sets.unique_to(agreed, group).index[:10]]
+
+
+def pictured(tables: Tables) -> set[int]:
+    """Every image that `error_figures` shows."""
+    groups = tables.results["group"].unique()
+    return {*common_ten(tables), *(index for group in groups for index in unique_ten(tables, group))}
+
+
+def _grid(tables: Tables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str) -> Figure:
+    assert tables.images is not None
+    captions = [_caption(tables.misclassified, agreed, index, len(tables.results)) for index in indices]
+    return error_charts.image_grid(pixels(tables.images, indices), captions, title, note(tables, f"shown: {shown}"))
+
+
+def _caption(wrong: pd.DataFrame, agreed: pd.DataFrame, index: int, runs: int) -> str:
+    rows = wrong[wrong["index"] == index]
+    read = rows["predicted"].value_counts(sort=True)
+    most = f"read as {read.index[0]}" + (f" or {read.index[1]}" if len(read) > 1 else "")
+    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", f"{agreed.loc[index].sum()} of {runs} runs"]
+    if index in error_sets.LABEL_ERRORS:
+        raters = error_sets.LABEL_ERRORS[index]
+        lines.append("label in dispute" if raters is None else f"label wrong: raters say {raters}")
+    return "\n".join(lines)
+
+
+def errors(tables: Tables) -> list[str]:
+    """What the errors have in common, and what is a norm's own."""
+    results, wrong = tables.results, tables.misclassified
+    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
+    common = error_sets.common(agreed, seeds)
+    only = {group: error_sets.unique_to(agreed, group)["seeds"] for group in seeds}
+    alone = "; ".join(
+        f"{group} {len(found)}, at most {found.max() if len(found) else 0} of its {seeds[group]} seeds agreeing"
+        for group, found in only.items()
+    )
+    disputed = [index for index in common if index in error_sets.LABEL_ERRORS]
+    share = wrong["index"].isin(common).mean()
+    pair = error_sets.confusions(wrong, results, top=1).iloc[0]
+    counts = ", ".join(f"{group} {pair[group]:.1f}" for group in seeds)
+    return [
+        f"{len(agreed)} of 10,000 test images defeat at least one of the {len(results)} runs; {len(common)} defeat all "
+        f"of them, and these make {100 * share:.0f} % of all errors. Of the {len(common)}, {len(disputed)} are among "
+        f"the {len(error_sets.LABEL_ERRORS)} whose label human raters rejected (Northcutt et al. 2021).",
+        f"Images that the seeds of one norm alone get wrong: {alone}.",
+        f"The most frequent confusion is {pair['true']:.0f} read as {pair['predicted']:.0f}: {counts} images a seed.",
+    ]
+
+
+def slug(text: str) -> str:
+    """The text as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
