@@ -17,7 +17,8 @@ from PIL import Image
 
 from normstudy.config import TrainConfig
 from normstudy.plots import ten_worst
-from normstudy.runs import CURVES, TEST_IMAGES
+from normstudy.reading import CURVES
+from normstudy.tables import TEST_IMAGES
 from normstudy.tracking import Artifact, Metric, Tag, connect, identity, ten_name
 
 WRITERS = 8  # threads

@@ -219,7 +219,7 @@ def open_parent(experiment: Experiment, ledger: Ledger, tags: Mapping[str, str],
             record.open(marks, {})
             trials = [{"variant": config.variant, **config.model_dump()} for config in experiment.configs]
             with record.artifacts("study") as folder:
-                plan = {"study": experiment.name, "question": experiment.question, "trials": trials}
+                plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
                 plan |= {"may_diverge": experiment.may_diverge, "measures": experiment.measures}
                 write_json(folder / Artifact.STUDY, plan)
             record.tell()
