@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from mlflow.entities import Run
 from safetensors import SafetensorError
 from safetensors.torch import load
 from tqdm import tqdm
@@ -21,7 +20,7 @@ from normstudy.experiments import Experiment
 from normstudy.measure import calibration, shift_table, shifted, zero_share
 from normstudy.model import DigitNet
 from normstudy.provenance import require_archives, usable_cores
-from normstudy.reading import read_artifact
+from normstudy.reading import read_artifact_of
 from normstudy.record import write_json
 from normstudy.runs import without_measure
 from normstudy.signals import StopSignal
@@ -49,9 +48,9 @@ def measure(experiment: Experiment, stop_signal: StopSignal) -> int:
     done = 0
     for name in map(Measure, experiment.measures):
         runs = without_measure(experiment.configs, name, may_diverge=experiment.may_diverge)
-        by_data: dict[tuple[str, int], list[tuple[TrainConfig, Run]]] = {}
-        for config, run in runs:
-            by_data.setdefault((config.dataset, config.val_size), []).append((config, run))
+        by_data: dict[tuple[str, int], list[tuple[TrainConfig, str]]] = {}
+        for config, run_id in runs:
+            by_data.setdefault((config.dataset, config.val_size), []).append((config, run_id))
         with tqdm(total=len(runs), desc=name, unit="run", disable=None) as bar:
             for same_data in by_data.values():
                 way = WAYS[name](load_data(same_data[0][0], torch.device("cpu")))
@@ -61,20 +60,20 @@ def measure(experiment: Experiment, stop_signal: StopSignal) -> int:
     return done
 
 
-def measured(runs: Sequence[tuple[TrainConfig, Run]], way: Way, stop_signal: StopSignal) -> Iterator[None]:
+def measured(runs: Sequence[tuple[TrainConfig, str]], way: Way, stop_signal: StopSignal) -> Iterator[None]:
     """Measure and log each run, as many at once as there are cores: torch's work frees Python's lock."""
 
-    def one(config: TrainConfig, run: Run) -> None:
+    def one(config: TrainConfig, run_id: str) -> None:
         if signal_number := stop_signal():
             raise Interrupted(signal_number)
-        log(run.info.run_id, way(trained(config, run)))
+        log(run_id, way(trained(config, run_id)))
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for future in [pool.submit(one, config, run) for config, run in runs]:
+        for future in [pool.submit(one, *trial) for trial in runs]:
             yield future.result()
 
 
-def trained(config: TrainConfig, run: Run) -> DigitNet:
+def trained(config: TrainConfig, run_id: str) -> DigitNet:
     """The network of a finished run. Raises `ReportError` for weights that aren't this network's."""
 
     def network(content: bytes) -> DigitNet:
@@ -85,7 +84,7 @@ def trained(config: TrainConfig, run: Run) -> DigitNet:
             raise ValueError("it doesn't hold the weights of this network") from error
         return model.to(memory_format=MEMORY_FORMAT)
 
-    return read_artifact(run, Artifact.WEIGHTS, network)
+    return read_artifact_of(run_id, Artifact.WEIGHTS, network)
 
 
 def log(run_id: str, tables: Measured) -> None:

@@ -154,13 +154,32 @@ def render(name: str, tables: Tables, figures: Collection[str]) -> str:
     """The page of an experiment in Markdown; its figures lie beside it."""
     page, parts = page_of(name), tables.parts or {}
     lines = [f"# {parts.get('Question', name)}", ""]
-    lines += [f"**{part}.** {plain(parts[part])}\n" for part in ("Bet", "Method", "Reduced") if part in parts]
-    lines += ["## What came out", "", *(f"- {text}" for text in page.findings(tables)), ""]
-    lines += [page.table(tables), ""]
+    lines += [f"**{part}.** {sentence_case(parts[part])}\n" for part in ("Bet", "Method", "Reduced") if part in parts]
+    found = [f"- {text}" for text in page.findings(tables)]
+    table = page.table(tables)
+    lines += ["## What came out", "", *([table, "", *found] if page.table is summary else [*found, "", table]), ""]
     lines += [f"![{caption(figure)}]({figure}.png)\n" for figure in figures]
+    lines += ["## Run it again", "", size(tables), ""]
     if "Command" in parts:
-        lines += ["## Run it again", "", "```", parts["Command"], "```", ""]
+        lines += ["```", *parts["Command"].split(", then "), "```", ""]
     return "\n".join(lines)
+
+
+def sentence_case(text: str) -> str:
+    """Plain Markdown that begins with a capital."""
+    return plain(text[:1].upper() + text[1:])
+
+
+def size(tables: Tables) -> str:
+    """How much was run, and how long it took."""
+    rows = tables.results
+    at_once = int(rows["side_by_side"].max())
+    failed = int(rows["diverged_at"].notna().sum())
+    diverged = f", of which {failed} diverged" if failed else ""
+    return (
+        f"{len(rows)} runs{diverged}. Their epochs took {hours(tables):.1f} hours, {at_once} processes at once on "
+        f"{int(rows['cores'].max())} CPU cores."
+    )
 
 
 def caption(figure: str) -> str:

@@ -186,6 +186,11 @@ def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> list[f
     return [newest[step] for step in steps]
 
 
+def read_artifact_of(run_id: str, path: str, parse: Callable[[bytes], Any]) -> Any:
+    """`read_artifact` of the run with this id."""
+    return read_artifact(mlflow.get_run(run_id), path, parse)
+
+
 def read_artifact(run: Run, path: str, parse: Callable[[bytes], Any]) -> Any:
     """What `parse` makes of an artifact; its `ValueError` says what is wrong with it. The artifact is asked for by its
     own name and comes to one file of our own: no listing of a server's is followed."""

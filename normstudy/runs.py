@@ -81,21 +81,21 @@ def finished_trials(
 
 def without_measure(
     configs: Sequence[TrainConfig], measure: Measure, *, may_diverge: bool
-) -> list[tuple[TrainConfig, Run]]:
-    """The finished runs of these configurations that have no table of this measure yet.
+) -> list[tuple[TrainConfig, str]]:
+    """The finished runs of these configurations, by their ids, that have no table of this measure yet.
 
     Raises `ReportError` naming every configuration whose run hasn't finished.
     """
     trials, found = _found(configs, None, may_diverge=may_diverge)
-    finished = [(config, found[key]) for key, (config, _) in trials.items() if _is_finished(found[key])]
+    finished = [(config, found[key].info.run_id) for key, (config, _) in trials.items() if _is_finished(found[key])]
     with ThreadPoolExecutor(READERS) as pool:
         has = pool.map(lambda trial: _has(trial[1], measure), finished)
         return [trial for trial, there in zip(finished, has, strict=True) if not there]
 
 
-def _has(run: Run, measure: Measure) -> bool:
+def _has(run_id: str, measure: Measure) -> bool:
     folder = str(PurePosixPath(measure.path).parent)
-    return any(file.path == measure.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder))
+    return any(file.path == measure.path for file in mlflow.MlflowClient().list_artifacts(run_id, folder))
 
 
 def _found(

@@ -12,6 +12,7 @@ from normstudy.stats import (
     MARGIN,
     SIGNIFICANCE,
     Comparison,
+    Verdict,
     accuracy_interval,
     binomial_deviation,
     bootstrap_interval,
@@ -174,7 +175,11 @@ def verdict_in_words(pair: Comparison) -> str:
     """Which is better, or that they are equivalent, or that it is undecided."""
     if pair.winner:
         return f"{pair.winner} is better than {pair.b if pair.winner == pair.a else pair.a}"
-    return f"{pair.a} and {pair.b} are {pair.verdict}"
+    return (
+        f"{pair.a} and {pair.b} are {pair.verdict}"
+        if pair.verdict is Verdict.EQUIVALENT
+        else (f"between {pair.a} and {pair.b} it is {pair.verdict}")
+    )
 
 
 def measured(pair: Comparison) -> str:
