@@ -5,7 +5,7 @@ Method: three variants of one network, ten paired seeds: a seed gives every vari
 weights, the same order of the images and the same augmentation. 60,000 training images, 20 epochs, the last one
 counts.
 Reduced: nothing.
-Command: python -m normstudy study experiments/assignment.py
+Command: python -m normstudy study experiments/assignment.py --stack 5
 """
 
 from normstudy.config import L1, TrainConfig

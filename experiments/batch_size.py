@@ -2,7 +2,7 @@
 
 Bet: with BatchNorm the error at batches of 2 is at least twice that at 64; with GN and LN it is not.
 Method: BN, GN and LN at batches of 2 to 1024. The learning rate is retuned for each batch size and norm by this rule:
-of the recipe's rate times the square root of (batch size / 64), halved, as it is, and doubled, the one with the
+of the recipe's rate times the square root of (batch size / 32), halved, as it is, and doubled, the one with the
 lowest mean loss on 6,000 held-out images; its runs' test accuracy counts. Wu and He 2018, "Group Normalization",
 figure 5.
 Reduced: to 12,000 training images, 3 epochs, 2 seeds, and every second or fourth power of two above 16.

@@ -15,4 +15,8 @@ VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
 
 def trials() -> list[TrainConfig]:
     """Every network with each variant."""
-    return [TrainConfig(val_size=HELD_OUT, epochs=5, network=network, **v) for network in NETWORKS for v in VARIANTS]
+    return [
+        TrainConfig(val_size=HELD_OUT, epochs=5, batch_size=64, lr=0.06, network=network, **v)
+        for network in NETWORKS
+        for v in VARIANTS
+    ]

@@ -14,10 +14,10 @@ from normstudy.config import TrainConfig
 HELD_OUT = 6_000
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
 RECIPES: tuple[dict[str, Any], ...] = (
-    {},
+    {"batch_size": 64, "lr": 0.06},
     {"batch_size": 32, "lr": 0.03},
-    {"rotation": 7.0, "translation": 1.5, "scale": 0.07},
-    {"l1": 1e-6},
+    {"batch_size": 64, "lr": 0.06, "rotation": 7.0, "translation": 1.5, "scale": 0.07},
+    {"batch_size": 64, "lr": 0.06, "l1": 1e-6},
 )
 
 
