@@ -19,6 +19,7 @@ from normstudy.tracking import Measure, log_to_run
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 PAGE = "index.md"
 FIRST = "assignment"
+ERRORS = "Which images does every network get wrong, and which only one norm's?"
 
 
 def report(
@@ -122,15 +123,22 @@ def picture(text: str, name: str, folder: Path) -> str:
 
 
 def render_all(tables: dict[str, Tables], *, figures_at: Path) -> str:
-    """The README's block from an export: the assignment's answer, graphs and grids, then a finding an experiment."""
+    """The README's block from an export: the assignment's answer, graphs and grids, then an experiment's findings each
+    with its figure; choices on held-out images, which have none, stand last."""
     if FIRST not in tables:
         raise ReportError(f"the export has no experiment {FIRST!r}; it has {', '.join(tables)}")
     lines = [render(tables[FIRST], figures_at=figures_at / FIRST), "## Findings"]
-    for name, one in tables.items():
-        page, question = pages.page_of(name), (one.parts or {}).get("Question", name)
-        findings = page.findings(one)
-        lines.append(f"### {plain(question)}\n\n" + "\n".join(f"- {text}" for text in findings[:3]))
-        if page.main and name != FIRST:
-            lines.append(picture(plain(question), page.main, figures_at / name))
-        lines.append(f"n, tables, all figures and how to run it: [{name}]({(figures_at / name / PAGE).as_posix()}).")
+    lines += [finding(FIRST, tables[FIRST], ERRORS, "errors_common", figures_at)]
+    others = sorted((name for name in tables if name != FIRST), key=lambda name: not pages.page_of(name).main)
+    for name in others:
+        question = (tables[name].parts or {}).get("Question", name)
+        lines.append(finding(name, tables[name], question, pages.page_of(name).main, figures_at))
     return "\n\n".join(lines)
+
+
+def finding(name: str, tables: Tables, question: str, figure: str, figures_at: Path) -> str:
+    """What an experiment found, with a figure and the way to its page."""
+    said = "\n".join(f"- {text}" for text in pages.page_of(name).findings(tables)[:3])
+    shown = [picture(plain(question), figure, figures_at / name)] if figure else []
+    link = f"All of it, and the command: [{name}]({(figures_at / name / PAGE).as_posix()})."
+    return "\n\n".join([f"### {plain(question)}", said, *shown, link])

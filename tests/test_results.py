@@ -1,0 +1,88 @@
+"""What is committed is what the export gives: every number, verdict, picture and page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT
+from PIL import Image
+
+from normstudy.experiments import load_experiment
+from normstudy.model import NETWORKS, DigitNet, count_parameters
+from normstudy.pages import PAGES
+from normstudy.report import END, START, exported_in, render_all, report_from
+from normstudy.tables import Tables
+
+RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"
+NAMES = [folder.name for folder in exported_in(RESULTS)]
+
+
+def test_every_experiment_is_exported() -> None:
+    assert set(NAMES) == set(PAGES) == {path.stem for path in (PROJECT / "experiments").glob("*.py")}
+
+
+def test_export_rebuilds_every_table_byte_for_byte_and_every_figure_pixel_for_pixel(tmp_path: Path) -> None:
+    report_from(RESULTS, out=tmp_path)
+    for name in NAMES:
+        tables = {path.name: path.read_bytes() for path in (RESULTS / name).iterdir()}
+        assert tables == {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.name in tables}
+        assert {path.name for path in (tmp_path / name).glob("*.csv")} <= set(tables)
+        figures = sorted(path.name for path in (DOCS / name).glob("*.png"))
+        assert figures == sorted(path.name for path in (tmp_path / name).glob("*.png"))
+        for figure in figures:
+            with Image.open(DOCS / name / figure) as committed, Image.open(tmp_path / name / figure) as drawn:
+                assert np.array_equal(np.asarray(committed), np.asarray(drawn)), f"{name}/{figure}"
+        assert (tmp_path / name / "index.md").read_text() == (DOCS / name / "index.md").read_text()
+
+
+def test_readme_says_what_the_exported_tables_say() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    block = readme[readme.index(START) + len(START) : readme.index(END)]
+    tables = {name: Tables.load(RESULTS / name) for name in NAMES}
+    assert block.strip() == render_all(tables, figures_at=Path("docs/experiments")).strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_export_holds_each_trial_of_the_experiment_once(name: str) -> None:
+    experiment = load_experiment(PROJECT / "experiments" / f"{name}.py", {})
+    tables = Tables.load(RESULTS / name)
+    assert json.loads((RESULTS / name / "experiment.json").read_text()) == experiment.parts
+    assert [config.trial_key for config in tables.configs()] == [config.trial_key for config in experiment.configs]
+    assert tables.results["run_id"].is_unique
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_are_the_last_epoch_of_their_curves(name: str) -> None:
+    tables = Tables.load(RESULTS / name)
+    for run in tables.results.itertuples():
+        rows = tables.epochs[tables.epochs["run_id"] == run.run_id]
+        assert count_parameters(DigitNet(run.norm, network=run.network, groups=run.groups)) == run.parameters
+        if np.isnan(run.diverged_at):
+            assert rows["epoch"].tolist() == list(range(1, run.epochs + 1))
+            assert (rows["test/accuracy"].iloc[-1], rows["test/loss"].iloc[-1]) == (run.test_accuracy, run.test_loss)
+            assert run.errors == round(10_000 * (1 - run.test_accuracy))
+        else:
+            assert np.isnan(run.test_accuracy)
+            assert np.isnan(run.errors)
+
+
+def test_assignment_and_small_network_are_whole() -> None:
+    assignment, small = (Tables.load(RESULTS / name).results for name in ("assignment", "small"))
+    assert assignment.groupby("group").size().to_dict() == {"GN": 10, "LN": 10, "BN + L1": 10}
+    assert assignment.groupby("group")["seed"].apply(sorted).tolist() == [list(range(10))] * 3
+    for results in (assignment, small):
+        assert set(results["epochs"]) == {20}
+        assert (results["val_size"] == 0).all()
+        assert (results["train_size"] == 0).all()
+    assert (assignment["parameters"] < 8_000).all()
+    assert len(small) == 10
+    assert (small["parameters"] < 4_000).all()
+
+
+def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -> None:
+    for name in ("networks", "recipe"):
+        results = Tables.load(RESULTS / name).results
+        assert results.groupby("norm").size().nunique() == 1
+        assert (results["val_size"] == 6_000).all()
+    assert set(Tables.load(RESULTS / "networks").results["network"]) == set(NETWORKS)
