@@ -4,7 +4,7 @@ Bet: L1 with this lambda changes no norm's accuracy by more than 0.1 points; hav
 among norms.
 Method: {BN, GN, LN, IN, none} x {no L1, L1}, ten paired seeds; the difference that L1 makes within each norm, and
 that each norm makes to BN without L1.
-Reduced: to 20,000 training images and 4 epochs (instead of 60,000 and 20), because the ten cells need 100 runs; so
+Reduced: to 20,000 training images and 3 epochs (instead of 60,000 and 20), because the ten cells need 100 runs; so
 all accuracies are lower than in the assignment, and differences are those of short training.
 Command: python -m normstudy study experiments/factorial.py --stack 5
 """
@@ -13,7 +13,7 @@ from normstudy.config import L1, TrainConfig
 
 SEEDS = range(10)
 NORMS = ("bn", "gn", "ln", "in", "none")
-SHORT = {"epochs": 4, "train_size": 20_000}
+SHORT = {"epochs": 3, "train_size": 20_000}
 
 
 def trials() -> list[TrainConfig]:

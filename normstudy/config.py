@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from normstudy.errors import ConfigError
 from normstudy.provenance import data_digest
@@ -61,7 +61,7 @@ class TrainConfig(BaseModel):
 
     @field_validator("norm", "network")
     @classmethod
-    def _is_in_the_table(cls, value: str, info: ValidationInfo) -> str:
+    def _is_in_the_table(cls, value: str, info: Any) -> str:
         names = names_in(TABLES[str(info.field_name)])
         if value not in names:
             raise ValueError(f"unknown {info.field_name}; choose from {', '.join(names)}")

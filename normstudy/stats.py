@@ -4,12 +4,14 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import binomtest, bootstrap, permutation_test, sem, t
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.001  # a tenth of a point of accuracy, 10 of MNIST's 10,000 test images: less is no reason to choose a layer
@@ -83,10 +85,13 @@ def paired_mean_p_value(
     round. All 2^n ways are counted up to n = 13, beyond that 9,999 that `generator` draws. The smallest p-value that n
     pairs can give is `smallest_paired_p_value`.
     """
+
+    def difference(x: Any, y: Any, axis: int) -> Any:
+        return np.mean(x - y, axis=axis).round(ROUNDING)  # ways round that tie must tie exactly
+
     test = permutation_test(
-        (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", n_resamples=9_999,
-        vectorized=True, rng=generator,
-    )  # fmt: skip
+        (a, b), difference, permutation_type="samples", n_resamples=9_999, vectorized=True, rng=generator
+    )
     return float(test.pvalue)
 
 
@@ -154,8 +159,9 @@ def compare(
     corrected = holm(single)
     return [
         Comparison(
-            a=a, b=b, n=len(difference), difference=float(difference.mean()), low=low, high=high, p=float(p),
-            comparisons=len(pairs), verdict=verdict_of(low, high, float(p), margin),
+            a=a, b=b, n=len(difference), difference=float(difference.mean()), low=low, high=high, p=p,
+            comparisons=len(pairs),
+            verdict=verdict_of(low, high, p, margin, farther=len(pairs) * farther_p_value(difference, margin)),
         )
         for (a, b), difference, (low, high), p in zip(pairs, differences, intervals, corrected, strict=True)
     ]  # fmt: skip
@@ -167,17 +173,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, alpha=SIGNIFICANCE, method="holm")[1]] if len(p_values) else []
 
 
-def verdict_of(low: float, high: float, p: float, margin: float) -> Verdict:
-    """The verdict on a difference whose interval and corrected p-value these are.
+def farther_p_value(differences: Float[np.ndarray, " n"], margin: float) -> float:
+    """p-value of two one-sided t-tests that the mean is as far from 0 as the margin, or farther.
 
-    Equivalent where the interval lies strictly within the margin on both sides: Schuirmann 1987, "A Comparison of the
-    Two One-Sided Tests Procedure and the Power Approach"; Lakens 2017, "Equivalence Tests". (Theirs is the 90 %
-    interval; ours is wider, so we say it less often.) That comes first: a difference smaller than the margin
-    matters to nobody, however certain it is, and with seeds enough every difference becomes certain. Better where p is
-    below 0.05 and the interval excludes 0: the difference is real and may matter. Undecided otherwise, which is not a
-    finding that the two are equal.
+    Schuirmann 1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach", by statsmodels.
     """
-    if -margin < low and high < margin:
+    with np.errstate(divide="ignore", invalid="ignore"):  # differences that are all the same have no deviation
+        p = float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
+    return p if np.isfinite(p) else 1.0
+
+
+def verdict_of(low: float, high: float, p: float, margin: float, *, farther: float) -> Verdict:
+    """The verdict on a difference whose interval and corrected p-value these are; `farther` is the corrected p-value
+    of `farther_p_value`.
+
+    Equivalent where the interval lies strictly within the margin on both sides and `farther` is below 0.05: Lakens
+    2017, "Equivalence Tests". Both, because the bootstrap's intervals are too narrow for few seeds: of 5 normal
+    values a 95 % interval held the mean in 85 % of 150 simulations. Equivalence comes first: a difference smaller
+    than the margin matters to nobody, however certain it is, and with seeds enough every difference becomes certain.
+    Better where p is below 0.05 and the interval excludes 0: the difference is real and may matter. Undecided
+    otherwise, which is not a finding that the two are equal.
+    """
+    if -margin < low and high < margin and farther < SIGNIFICANCE:
         return Verdict.EQUIVALENT
     if p < SIGNIFICANCE and not low <= 0 <= high:
         return Verdict.BETTER

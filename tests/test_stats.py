@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from normstudy.stats import (
     MARGIN,
@@ -14,6 +15,7 @@ from normstudy.stats import (
     binomial_deviation,
     bootstrap_interval,
     compare,
+    farther_p_value,
     mean_interval,
     paired_mean_p_value,
     paired_p_value,
@@ -129,7 +131,7 @@ def test_bootstrap_interval_of_one_value_is_refused() -> None:
     ],
 )
 def test_equivalent_comes_first_then_better_then_undecided(low: float, high: float, p: float, verdict: Verdict) -> None:
-    assert verdict_of(low, high, p, MARGIN) is verdict
+    assert verdict_of(low, high, p, MARGIN, farther=0.0) is verdict
 
 
 def test_a_sure_difference_of_the_margin_or_more_makes_one_better() -> None:
@@ -223,3 +225,27 @@ def test_comparisons_with_holes_are_refused() -> None:
         compare(values, [("a", "c")], np.random.default_rng(0))
     with pytest.raises(ValueError, match="needs two values or more, not 1"):
         compare(values[:1], [("a", "b")], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("farther", "verdict"), [(0.049, Verdict.EQUIVALENT), (0.05, Verdict.UNDECIDED)])
+def test_equivalence_needs_the_one_sided_tests_too(farther: float, verdict: Verdict) -> None:
+    assert verdict_of(-0.0005, 0.0005, 1.0, MARGIN, farther=farther) is verdict
+
+
+def test_one_sided_tests_are_students() -> None:
+    values = np.array([0.0002, -0.0001, 0.0003, 0.0, 0.0001])
+    mean, error = values.mean(), values.std(ddof=1) / 5**0.5
+    assert farther_p_value(values, 0.001) == pytest.approx(t.cdf((mean - 0.001) / error, 4))
+    assert farther_p_value(values, 0.0001) == pytest.approx(t.cdf((mean - 0.0001) / error, 4))
+
+
+def test_differences_that_are_all_the_same_are_judged_without_a_warning() -> None:
+    assert farther_p_value(np.zeros(5), 0.001) == 0.0
+    assert farther_p_value(np.full(5, 0.002), 0.001) == 1.0
+
+
+def test_three_seeds_close_together_are_not_yet_equivalent() -> None:
+    values = pd.DataFrame({"a": [0.9951, 0.9957, 0.9949], "b": [0.9950, 0.9951, 0.9950]})
+    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
+    assert max(-one.low, one.high) < MARGIN
+    assert one.verdict is Verdict.UNDECIDED
