@@ -3,16 +3,27 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
+export NO_MKDOCS_2_WARNING := true
+SEEDS ?= 1
+EXPERIMENTS := networks recipe assignment small factorial penalty batch_size learning_rate groups shift calibration fashion
+MEASURED := penalty shift calibration
+# An experiment's docstring says how it is trained: the command behind "Command:".
+COMMAND := s/^Command: .*\(python -m normstudy study [^,]*\).*/\1/p
 
-.PHONY: help study report notebook ui test test-faults check bench lock clean
+.PHONY: help study report export answer site notebook ui test test-faults check bench lock clean
 help:
-	@echo "make study   train the three variants on MNIST, 20 epochs each, and write the report"
-	@echo "make report  rebuild figures, tables and the README's block from the logged runs"
+	@echo "make study   train the three variants on MNIST, 20 epochs each, and report them in report/;"
+	@echo "             SEEDS=10 for the whole assignment"
+	@echo "make report  rebuild every table, figure and page, and the README's block, from the exported runs; trains nothing"
+	@echo "make export  read the tracking server and keep the tables in results/"
+	@echo "make answer  train everything again: some hours on 2 cores; then export and report. NORMSTUDY_FASHION must name"
+	@echo "             the folder of Fashion-MNIST's four archives"
+	@echo "make site    the pages of docs/ as a site, in site/"
 	@echo "make notebook  run the notebook: all three variants, 20 epochs"
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
 	@echo "make test-faults  tests that kill processes and servers, fill disks, cut networks: up to 20 minutes"
-	@echo "make check   ruff, mypy and pip-audit"
+	@echo "make check   ruff, mypy, pip-audit, and whether the site can be built"
 	@echo "make bench   compare speed and memory with the usual loop and Lightning, into docs/benchmarks"
 
 $(READY): pyproject.toml requirements.txt
@@ -23,11 +34,27 @@ $(READY): pyproject.toml requirements.txt
 	touch $(READY)
 
 study: $(READY)
-	$(BIN)/python -m normstudy study experiments/assignment.py
-	$(BIN)/python -m normstudy report experiments/assignment.py --readme
+	$(BIN)/python -m normstudy study experiments/assignment.py --seeds $(SEEDS)
+	$(BIN)/python -m normstudy report experiments/assignment.py --seeds $(SEEDS)
 
 report: $(READY)
-	$(BIN)/python -m normstudy report experiments/assignment.py --readme
+	$(BIN)/python -m normstudy report --from results --out docs/experiments --readme
+
+export: $(READY)
+	set -e; for name in $(EXPERIMENTS); do \
+		$(BIN)/python -m normstudy report experiments/$$name.py --out report/$$name --export results; done
+
+# Fashion-MNIST comes last, hours later, so its folder is asked for first.
+answer: $(READY)
+	@test -d "$$NORMSTUDY_FASHION" || { echo "NORMSTUDY_FASHION must name the folder of Fashion-MNIST's archives" >&2; exit 2; }
+	@set -e; for name in $(EXPERIMENTS); do \
+		command=$$(sed -n '$(COMMAND)' experiments/$$name.py); echo "$$command"; $(BIN)/$$command; done
+	set -e; for name in $(MEASURED); do $(BIN)/python -m normstudy measure experiments/$$name.py; done
+	$(MAKE) export
+	$(MAKE) report
+
+site: $(READY)
+	$(BIN)/mkdocs build --strict
 
 notebook: $(READY)
 	$(BIN)/jupyter execute --inplace --timeout=-1 notebooks/normalization_study.ipynb
@@ -47,6 +74,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python .ci/audit.py
+# Not with --quiet: it hides the warnings from --strict too.
+	@site=$$(mktemp -d); trap 'rm -rf "$$site"' EXIT; \
+		said=$$($(BIN)/mkdocs build --strict --site-dir "$$site" 2>&1) || { echo "$$said"; exit 1; }
+	@echo "mkdocs: the site can be built"
 
 # Lightning is only compared with, so it stays out of the lock. `make bench OPTIONS=--resume` completes a broken run.
 bench: $(READY)

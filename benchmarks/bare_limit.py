@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from benchmarks.measurement import BATCH_SIZE, WARM_UP_STEPS, print_result, startup_seconds
 from benchmarks.ours import in_our_format, model_and_optimizer
-from normstudy.config import MNIST_TRAIN_IMAGES, TrainConfig
+from normstudy.config import TRAIN_IMAGES, TrainConfig
 
 
 def main(
     norm: str = "gn",
     threads: int = 1,
-    images: Annotated[int, typer.Option(help="images of an epoch")] = MNIST_TRAIN_IMAGES,
+    images: Annotated[int, typer.Option(help="images of an epoch")] = TRAIN_IMAGES,
     compiled: Annotated[bool, typer.Option("--compiled", help="the model under torch.compile")] = False,
     contiguous: Annotated[bool, typer.Option("--contiguous", help="torch's default memory format")] = False,
 ) -> None:

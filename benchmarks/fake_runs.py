@@ -1,6 +1,7 @@
 """Synthetic finished runs, for measuring the report and for its tests only: nothing in them was trained.
 
-They hold all that `normstudy.runs` reads, drawn by a generator seeded with the trial; no number of theirs is a result.
+They hold all that `normstudy.reading` reads, drawn by a generator seeded with the trial; no number of theirs is a
+result.
 """
 
 import tempfile
@@ -17,7 +18,7 @@ from PIL import Image
 
 from normstudy.config import TrainConfig
 from normstudy.plots import ten_worst
-from normstudy.reading import CURVES
+from normstudy.reading import CURVES, HELD_OUT
 from normstudy.tables import TEST_IMAGES
 from normstudy.tracking import Artifact, Metric, Tag, connect, identity, ten_name
 
@@ -49,7 +50,7 @@ def log_fake_run(client: mlflow.MlflowClient, experiment_id: str, config: TrainC
         run_id,
         metrics=[
             MlflowMetric(str(name), float(value), now + epoch, epoch)
-            for name, values in fake_curves(generator, config.epochs, len(table)).items()
+            for name, values in fake_curves(generator, config, len(table)).items()
             for epoch, value in enumerate(values, start=1)
         ],
         params=[Param(name, str(value)) for name, value in params.items()],
@@ -69,12 +70,13 @@ def fake_errors(generator: np.random.Generator) -> pd.DataFrame:
     """30 to 60 made-up misclassified images, columns as in `evaluate.misclassified`."""
     count = int(generator.integers(30, 61))
     hard = np.arange(0, TEST_IMAGES, 100)  # as in real runs, most errors are on the same few images
-    true = generator.integers(10, size=count)
+    index = np.sort(generator.choice(hard, count, replace=False))
+    true = index // 100 % 10
     confidence = generator.uniform(0.5, 1, count)
     confidence_true = (1 - confidence) * generator.uniform(0.1, 1, count)
     return pd.DataFrame(
         {
-            "index": np.sort(generator.choice(hard, count, replace=False)),
+            "index": index,
             "true": true,
             "predicted": (true + generator.integers(1, 10, size=count)) % 10,
             "confidence": confidence,
@@ -84,8 +86,9 @@ def fake_errors(generator: np.random.Generator) -> pd.DataFrame:
     )
 
 
-def fake_curves(generator: np.random.Generator, epochs: int, errors: int) -> dict[Metric, np.ndarray]:
+def fake_curves(generator: np.random.Generator, config: TrainConfig, errors: int) -> dict[Metric, np.ndarray]:
     """Made-up values by epoch for each metric that the report reads; the last test accuracy agrees with `errors`."""
+    epochs = config.epochs
     left = np.linspace(1, 0, epochs) ** 2  # of the way from the first epoch to the last
     noise = generator.uniform(0.97, 1.03, (len(CURVES), epochs))
     accuracy = 1 - errors / TEST_IMAGES - 0.012 * left * noise[0]
@@ -99,4 +102,6 @@ def fake_curves(generator: np.random.Generator, epochs: int, errors: int) -> dic
         Metric.EPOCH_SECONDS: 20 * noise[4],
     }
     assert set(curves) == set(CURVES)
-    return curves
+    held_out = {Metric.VAL_LOSS: curves[Metric.TEST_LOSS], Metric.VAL_ACCURACY: accuracy}
+    assert set(held_out) == set(HELD_OUT)
+    return curves | held_out if config.val_size else curves

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 from benchmarks.measurement import BATCH_SIZE, ROTATION, SCALE, TRANSLATION
-from normstudy.data import ARCHIVES, MEAN, STANDARD_DEVIATION
+from normstudy.data import MEAN, STANDARD_DEVIATION
+from normstudy.provenance import archives, unpacked
 
 EVALUATION_BATCH = 1_000
 
@@ -21,11 +22,10 @@ def usual_loaders(images: int, workers: int) -> tuple[DataLoader[Any], DataLoade
     with tempfile.TemporaryDirectory() as root:
         raw = Path(root) / "MNIST" / "raw"
         raw.mkdir(parents=True)
-        for name, _ in datasets.MNIST.resources:
-            (raw / name).symlink_to((ARCHIVES / name).resolve())
-        # `download` finds the archives, checks and unpacks them
-        train: Dataset[Any] = datasets.MNIST(root, download=True, transform=transforms.Compose([moved, *to_tensor]))
-        test = datasets.MNIST(root, train=False, download=True, transform=transforms.Compose(to_tensor))
+        for name, content in unpacked("mnist", archives("mnist")):
+            (raw / name).write_bytes(content)
+        train: Dataset[Any] = datasets.MNIST(root, transform=transforms.Compose([moved, *to_tensor]))
+        test = datasets.MNIST(root, train=False, transform=transforms.Compose(to_tensor))
     if images < len(train):  # type: ignore[arg-type]
         train = Subset(train, range(images))
     return (

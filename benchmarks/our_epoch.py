@@ -17,7 +17,7 @@ import typer
 
 from benchmarks.measurement import BATCH_SIZE, STILL, print_result, seconds_of, startup_seconds
 from benchmarks.ours import evaluate_once, run_until_stopped, time_epochs, training_batches
-from normstudy.config import MNIST_TRAIN_IMAGES, TrainConfig
+from normstudy.config import TRAIN_IMAGES, TrainConfig
 from normstudy.data import load_data
 
 
@@ -47,11 +47,11 @@ class Clock:
 def main(
     norm: str = "gn",
     threads: int = 1,
-    images: int = MNIST_TRAIN_IMAGES,
+    images: int = TRAIN_IMAGES,
     epochs: Annotated[int, typer.Option(min=2, help="the last is measured")] = 2,
 ) -> None:
     """Time an epoch, then apart from it the augmentation, the evaluation and the tracking of one."""
-    train_size = images % MNIST_TRAIN_IMAGES  # 0 stands for all
+    train_size = images % TRAIN_IMAGES  # 0 stands for all
     config = TrainConfig(
         norm=norm, threads=threads, train_size=train_size, epochs=epochs + 1, batch_size=BATCH_SIZE, device="cpu"
     )

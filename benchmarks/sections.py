@@ -159,9 +159,10 @@ def study_section(results: Results) -> str:
             f"What bounds it: the bare steps of three such runs, one thread each on {on}, take {least:.0f} s by "
             f"themselves. A study that did nothing else would be {best / least:.1f} times faster than the fastest loop."
         )
-    return f"""`python -m normstudy study experiments/assignment.py`: three variants of {study.epochs.iloc[0]} epochs, \
-from the start of the process to its exit. The usual loop's time is computed from its measured epochs: three times \
-start-up and {study.epochs.iloc[0]} epochs, with the norm and number of workers that are fastest for it; \
+    return f"""`python -m normstudy study experiments/assignment.py --seeds 1`: three variants of \
+{study.epochs.iloc[0]} epochs, from the start of the process to its exit. The usual loop's time is computed from its \
+measured epochs: three times start-up and {study.epochs.iloc[0]} epochs, \
+with the norm and number of workers that are fastest for it; \
 the range is that of its epochs.
 
 {markdown(("", "wall time", "over the study"), rows)}

@@ -188,7 +188,7 @@ class Suite:
         """The three variants of the assignment, trained side by side, from start to exit."""
         with self.place() as place:
             options = self.settings.size_options(self.settings.epochs)
-            finished = place.module("normstudy", "study", ASSIGNMENT, *options)
+            finished = place.module("normstudy", "study", ASSIGNMENT, "--seeds", "1", *options)
         return [{"trials": len(VARIANTS), "epochs": self.settings.epochs, "wall_seconds": finished.seconds}]
 
     def report(self) -> list[Record]:

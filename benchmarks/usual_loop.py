@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader
 
 from benchmarks.loaders import usual_loaders
 from benchmarks.measurement import WARM_UP_STEPS, print_result, startup_seconds
-from normstudy.config import MNIST_TRAIN_IMAGES, TrainConfig
+from normstudy.config import TRAIN_IMAGES, TrainConfig
 from normstudy.model import DigitNet
 
 
 def main(
     norm: str = "gn",
     threads: int = 1,
-    images: int = MNIST_TRAIN_IMAGES,
+    images: int = TRAIN_IMAGES,
     workers: int = 0,
     epochs: Annotated[int, typer.Option(min=2, help="the last is measured; the first is cut short")] = 2,
 ) -> None:

@@ -1,24 +1,43 @@
 """What the experiments that compare groups, seed by seed, say: figures and findings from their tables alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import charts
-from normstudy.stats import MARGIN, binomial_deviation, bootstrap_interval
+from normstudy.stats import MARGIN, Comparison, binomial_deviation, bootstrap_interval
 from normstudy.summary import comparisons, measured, points, sample, sentence
 from normstudy.tables import TEST_IMAGES, Tables, by_seed
 
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+NOT_COMPARED = "No comparison: it needs two seeds or more, the same for every group, none of them diverged."
 Pair = tuple[str, str]
+
+
+def finished(tables: Tables) -> Tables:
+    """The same without the runs that diverged, which have no numbers to average."""
+    ended = tables.results.loc[tables.results["diverged_at"].isna(), "run_id"]
+    kept = {name: table[table["run_id"].isin(ended)] for name, table in tables.present().items() if "run_id" in table}
+    return replace(tables, **kept)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def verdicts(pairs: Sequence[Comparison]) -> list[str]:
+    """All verdicts in one sentence, then each with its difference, interval, test and n."""
+    return [sentence(pairs), *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs)] if pairs else [NOT_COMPARED]
 
 
 def note(tables: Tables, bars: str = "") -> str:
     """What a reader must know to read a figure: data, budget, n, and what the bars are."""
     configs, results = tables.configs(), tables.results
-    [title] = {TITLES[config.dataset] for config in configs}
+    title = " or ".join(sorted({TITLES[config.dataset] for config in configs}))
     trained = " or ".join(f"{count:,}" for count in sorted({config.training_images for config in configs}))
     parameters = " or ".join(f"{count:,}" for count in sorted(set(results["parameters"])))
     epochs = " or ".join(str(count) for count in sorted({config.epochs for config in configs}))
@@ -45,7 +64,9 @@ def means(tables: Tables) -> Figure:
 def differences(tables: Tables, pairs: Sequence[Pair] | None = None) -> Figure:
     """The paired differences with their verdicts."""
     found = comparisons(tables, pairs)
-    bars = f"bars: bootstrap intervals that hold together for all {len(found)} pairs with 95 %"
+    bars = "bar: 95 % bootstrap interval of the mean difference"
+    if len(found) > 1:
+        bars = f"bars: bootstrap intervals that hold together for all {len(found)} pairs with 95 %"
     return charts.differences(found, note(tables, bars), margin=MARGIN)
 
 
@@ -58,8 +79,10 @@ def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[s
 def one_group(tables: Tables) -> list[str]:
     """Mean, interval and spread of a single group."""
     values = tables.results["test_accuracy"].to_numpy()
-    low, high = bootstrap_interval(values, np.random.default_rng(0))
     parameters = tables.results["parameters"].iloc[0]
+    if len(values) == 1:
+        return [f"{parameters:,} parameters reach {100 * values[0]:.2f} % with one seed (n = 1, so no interval)."]
+    low, high = bootstrap_interval(values, np.random.default_rng(0))
     return [
         f"{parameters:,} parameters reach {100 * values.mean():.2f} % ({100 * low:.2f} to {100 * high:.2f}; "
         f"mean of n = {len(values)} seeds, bootstrap interval); single seeds from {100 * values.min():.2f} to "
@@ -89,13 +112,19 @@ def factorial(tables: Tables) -> list[str]:
     norm_part = mean[plain["bn"]] - mean[plain["none"]]
     penalty_part = mean[penalised["bn"]] - mean[plain["bn"]]
     of_penalty, of_norm = pairs[: len(plain)], pairs[len(plain) :]
-    moved = max(of_penalty, key=lambda pair: abs(pair.difference))
-    return [
+    split = (
         f'Of "BN + L1" the norm makes {100 * norm_part:+.2f} points (BN minus none), the penalty '
-        f"{100 * penalty_part:+.2f} (BN + L1 minus BN).",
+        f"{100 * penalty_part:+.2f} points (BN + L1 minus BN)."
+    )
+    if not pairs:
+        return [split, NOT_COMPARED]
+    moved = max(of_penalty, key=lambda pair: abs(pair.difference))
+    every, *each = verdicts(of_norm)
+    return [
+        split,
         f"L1: {sentence(of_penalty)} Its largest effect: {measured(moved)}.",
-        f"Norms without L1: {sentence(of_norm)}",
-        *(f"{measured(pair)}: **{pair.verdict}**." for pair in of_norm),
+        f"Norms without L1: {every}",
+        *each,
     ]
 
 
@@ -107,12 +136,11 @@ def groups_pairs(tables: Tables) -> list[Pair]:
 
 def groups(tables: Tables) -> list[str]:
     """What the number of groups changes between LayerNorm and InstanceNorm."""
-    pairs = comparisons(tables, groups_pairs(tables))
-    same = max(abs(value) for value in _same_layer(tables))
+    apart = np.abs(_same_layer(tables)).max()
+    same = f"at most {points(apart)} points apart" if apart else "equal to the digit"
     return [
-        sentence(pairs),
-        *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs),
-        f"GN with one group and LN are the same layer: their seeds differ by at most {points(same)} points.",
+        *verdicts(comparisons(tables, groups_pairs(tables))),
+        f"A check: GN with one group and LN are the same layer, and with the same seed their accuracies are {same}.",
     ]
 
 
@@ -126,8 +154,8 @@ def _same_layer(tables: Tables) -> np.ndarray:
 
 
 def fashion(tables: Tables) -> list[str]:
-    """Whether the ranking is that of the digits."""
-    pairs = comparisons(tables)
+    """The ranking, to hold against that of the digits."""
+    every, *each = verdicts(comparisons(tables))
     mean = tables.results.groupby("group", sort=False)["test_accuracy"].mean().sort_values(ascending=False)
     order = ", ".join(f"{group} {100 * accuracy:.2f} %" for group, accuracy in mean.items())
-    return [f"{order}: {sentence(pairs)}", *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs)]
+    return [f"{order}, means of {sample(tables.results)}: {every}", *each]

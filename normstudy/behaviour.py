@@ -5,9 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import error_charts
-from normstudy.answers import note
+from normstudy.answers import counted, note, verdicts
 from normstudy.stats import Comparison, bootstrap_interval, compare
-from normstudy.summary import measured, sentence
 from normstudy.tables import Tables
 
 RE_ESTIMATED = "re-estimated"
@@ -30,27 +29,32 @@ def shifted_means(tables: Tables) -> pd.DataFrame:
 
 
 def shift_pairs(tables: Tables) -> list[Comparison]:
-    """Each norm, and BN with new statistics, against BN as trained."""
+    """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
     means = shifted_means(tables)
+    if len(means) < 2:
+        return []
     return compare(means, [(name, "BN") for name in means if name != "BN"], np.random.default_rng(0))
 
 
 def shift(tables: Tables) -> list[str]:
     """Which norm bears shifted images."""
-    means, pairs = shifted_means(tables), shift_pairs(tables)
-    ranked = means.mean().sort_values(ascending=False)
-    order = ", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked.items())
     assert tables.shift is not None
-    trained = tables.shift[(tables.shift["statistics"] != RE_ESTIMATED) & (tables.shift["severity"] == 5)]
+    means = shifted_means(tables)
+    ranked = means.mean().sort_values(ascending=False, kind="stable")
+    order = ", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked.items())
+    shifted = tables.shift[tables.shift["severity"] > 0]
+    kinds, severest = shifted["corruption"].nunique(), shifted["severity"].max()
+    asked = f"{counted(kinds, 'corruption')}, severities {shifted['severity'].min()} to {severest}"
+    trained = shifted[(shifted["statistics"] != RE_ESTIMATED) & (shifted["severity"] == severest)]
     worst = trained.pivot_table(index="corruption", columns="group", values="accuracy", sort=False)
     hardest = worst.mean(axis=1).idxmin()
     best, least = worst.loc[hardest].idxmax(), worst.loc[hardest].idxmin()
     return [
-        f"Mean accuracy over the seven corruptions and five severities, n = {len(means)} seeds: {order}.",
-        sentence(pairs),
-        *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs),
-        f"Hardest at severity 5 is {hardest}: from {100 * worst.loc[hardest, least]:.1f} % ({least}) to "
-        f"{100 * worst.loc[hardest, best]:.1f} % ({best}).",
+        f"Mean accuracy over {asked}, n = {counted(len(means), 'seed')} each: {order}"
+        f' ("{RE_ESTIMATED}": with mean and variance of the shifted images).',
+        *verdicts(shift_pairs(tables)),
+        f"Hardest at severity {severest}, as trained, is {hardest}: from {100 * worst.loc[hardest, least]:.1f} % "
+        f"({least}) to {100 * worst.loc[hardest, best]:.1f} % ({best}).",
     ]
 
 
@@ -58,21 +62,29 @@ def calibration_figures(tables: Tables) -> dict[str, Figure]:
     """Reliability before and after the temperature."""
     assert tables.calibration is not None
     assert tables.reliability is not None
-    said = note(tables, "temperature fitted on 6,000 held-out training images")
+    held_out = " or ".join(f"{size:,}" for size in sorted(set(tables.results["val_size"])))
+    said = note(tables, f"temperature fitted on {held_out} held-out training images")
     return {"reliability": error_charts.reliability(tables.reliability, tables.calibration, said)}
 
 
 def calibration(tables: Tables) -> list[str]:
     """Whether the networks know how sure they are."""
     assert tables.calibration is not None
-    lines = []
-    for group, rows in tables.calibration.groupby("group", sort=False):
-        mean = rows.mean(numeric_only=True)
-        low, high = bootstrap_interval(rows["temperature"].to_numpy(), np.random.default_rng(0))
-        doubt = "over-confident" if low > 1 else "under-confident" if high < 1 else "neither over- nor under-confident"
-        lines.append(
-            f"{group} is {doubt}: temperature {mean['temperature']:.2f} ({low:.2f} to {high:.2f}, n = {len(rows)} "
-            f"seeds); ECE {100 * mean['ece']:.2f} before and {100 * mean['ece_scaled']:.2f} points after scaling, NLL "
-            f"{mean['nll']:.4f} and {mean['nll_scaled']:.4f} nats."
-        )
-    return lines
+    return [f"{group} {_sureness(rows)}" for group, rows in tables.calibration.groupby("group", sort=False)]
+
+
+def _sureness(rows: pd.DataFrame) -> str:
+    mean, temperatures = rows.mean(numeric_only=True), rows["temperature"].to_numpy()
+    low, high = bootstrap_interval(temperatures, np.random.default_rng(0)) if len(rows) > 1 else (0.0, np.inf)
+    said, interval = "neither over- nor under-confident", f"{low:.2f} to {high:.2f}, n = {len(rows)} seeds"
+    if len(rows) == 1:
+        said, interval = "one network, too few to tell over- from under-confident", "n = 1"
+    elif low > 1:
+        said = "over-confident"
+    elif high < 1:
+        said = "under-confident"
+    return (
+        f"is {said}: temperature {mean['temperature']:.2f} ({interval}); calibration error (ECE) "
+        f"{100 * mean['ece']:.2f} points before and {100 * mean['ece_scaled']:.2f} after scaling, log-likelihood loss "
+        f"(NLL) {mean['nll']:.4f} and {mean['nll_scaled']:.4f} nats."
+    )

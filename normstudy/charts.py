@@ -58,7 +58,7 @@ def _norm(group: str) -> str:
     return next((name for name in (variant, variant.split(" + ")[0]) if name in NORM_STYLES), "")
 
 
-def start(title: str, note: str, *, height: float = 5) -> Figure:
+def start(title: str, note: str, *, height: float = 5.0) -> Figure:
     """An empty figure, 8 inches wide, under its title and note."""
     figure = Figure(figsize=(8, height), layout="constrained")
     figure.suptitle(f"{title}\n{textwrap.fill(note, 100)}", fontsize=10)
@@ -82,7 +82,7 @@ def means(
     bars = {text: 100 * half for text, half in scales.items() if half}
     figure = start(
         "How accurate is each group, and how far apart are its seeds?", note,
-        height=max(5, 1.8 + 0.45 * (len(looks) + len(bars))),
+        height=max(5.0, 1.8 + 0.45 * (len(looks) + len(bars))),
     )  # fmt: skip
     axes = figure.subplots()
     for row, (group, runs) in enumerate(table.groupby("group", sort=False)):
@@ -145,7 +145,7 @@ def differences(comparisons: Sequence[Comparison], note: str, *, margin: float) 
     `margin` is a fraction; within it on either side two means count as equivalent.
     """
     count = len(comparisons)
-    figure = start("Which groups differ, and which are equivalent?", note, height=max(5, 1.8 + 0.3 * count))
+    figure = start("Which groups differ, and which are equivalent?", note, height=max(5.0, 1.8 + 0.3 * count))
     axes = figure.subplots()
     axes.axvspan(-100 * margin, 100 * margin, color="#0072B2", alpha=0.12, linewidth=0)
     axes.axvline(0, color="#333333", linewidth=0.8)

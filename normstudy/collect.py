@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from normstudy.answers import finished
 from normstudy.errors_as_data import pictured
 from normstudy.plots import ten_worst
 from normstudy.provenance import archives, unpacked
@@ -50,8 +51,8 @@ def tables_of(
         **added,
     )
     if all(record.config.dataset == "mnist" for record in records) and results["group"].duplicated().any():
-        every = test_images()
-        tables = replace(tables, images=image_table(pictures | {index: every[index] for index in pictured(tables)}))
+        every, agreed = mnist_test_images(), pictured(finished(tables))
+        tables = replace(tables, images=image_table(pictures | {index: every[index] for index in agreed}))
     return tables
 
 
@@ -65,8 +66,8 @@ def _result(study: str, record: TrialRecord) -> dict[str, object]:
         **record.config.model_dump(exclude={"device"}),
         "parameters": record.parameters,
         **{name: last.get(str(metric), np.nan) for name, metric in LAST.items()},
-        "errors": np.nan if record.diverged_at else len(record.misclassified),
-        "diverged_at": record.diverged_at if record.diverged_at else np.nan,
+        "errors": len(record.misclassified) if record.diverged_at is None else np.nan,
+        "diverged_at": np.nan if record.diverged_at is None else record.diverged_at,
         "seconds_per_epoch": record.epochs[str(Metric.EPOCH_SECONDS)].mean(),
         "side_by_side": record.side_by_side,
         "stack": record.stack,
@@ -78,10 +79,12 @@ def stacked(tables: Sequence[pd.DataFrame], results: pd.DataFrame) -> pd.DataFra
     """The runs' tables, one below the other, each row with its run's identity."""
     runs = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     who = results[["variant", "group", "run_id", "seed"]].iloc[runs]
-    return pd.concat([pd.concat(tables, ignore_index=True), who.reset_index(drop=True)], axis=1)
+    # an empty table's columns have no type, and would take it from the others' numbers
+    filled = [table for table in tables if len(table)] or list(tables[:1])
+    return pd.concat([pd.concat(filled, ignore_index=True), who.reset_index(drop=True)], axis=1)
 
 
-def test_images() -> np.ndarray:
+def mnist_test_images() -> np.ndarray:
     """MNIST's 10,000 test images, (n, 28, 28), of 0 to 255, from the package's archives."""
     content = dict(unpacked("mnist", archives("mnist")))["t10k-images-idx3-ubyte"]
     return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)  # 16 bytes of header

@@ -1,4 +1,4 @@
-"""The errors' tables to figures: corrupted images, calibration, shared errors, digits, confused pairs, single images."""
+"""The errors' tables to figures: corrupted images, calibration, shared errors, digits, pairs, single images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,8 +55,9 @@ def _shift_line(axes: Axes, runs: pd.DataFrame, look: Mapping[str, Any], *, dash
     failed = sorted(set(runs.loc[~np.isfinite(runs["accuracy"].astype(float)), "severity"]))
     axes.plot(failed, [0.04] * len(failed), linestyle="none", marker="x", color=look["color"],
               transform=axes.get_xaxis_transform())  # fmt: skip
+    face = "#FFFFFF" if dashed else look["color"]
     [line] = axes.plot(accuracy.index, accuracy["mean"], color=look["color"], marker=look["marker"], markersize=4,
-                       linewidth=1.3, linestyle="--" if dashed else "-", markerfacecolor="#FFFFFF" if dashed else None)  # fmt: skip
+                       linewidth=1.3, linestyle="--" if dashed else "-", markerfacecolor=face)  # fmt: skip
     return line
 
 
@@ -76,8 +77,9 @@ def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Fi
     bins = filled.groupby(["group", "scaled", "bin"])[["count", "error", "doubt"]].sum().reset_index()
     bins[["error", "doubt"]] = 100 * bins[["error", "doubt"]].div(bins["count"], axis=0)
     columns = min(3, len(looks))
-    figure = start("Is each group as often right as it is confident?", note, height=max(5, 2.2 * -(-len(looks) // 3)))
-    tiles = list(figure.subplots(-(-len(looks) // columns), columns, sharex=True, sharey=True, squeeze=False).flat)
+    down = -(-len(looks) // columns)
+    figure = start("Is each group as often right as it is confident?", note, height=max(5.0, 1.2 + 2.5 * down))
+    tiles = list(figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flat)
     shown = bins.loc[bins["error"] > 0, ["error", "doubt"]].to_numpy()
     limits = (0.6 * shown.min(), min(130, 1.6 * shown.max())) if shown.size else (0.01, 100)
     for tile, group in zip(tiles, looks, strict=False):
@@ -212,7 +214,9 @@ def per_class(table: pd.DataFrame, note: str) -> Figure:
 def confusion_pairs(table: pd.DataFrame, note: str) -> Figure:
     """A row for each pair of digits, a bar for each group: columns true, predicted, then a group's mean number."""
     groups = [str(name) for name in table.columns if name not in ("true", "predicted")]
-    figure = start("Which digits are read as which?", note, height=max(5, 1.6 + 0.09 * len(table) * (len(groups) + 1)))
+    figure = start(
+        "Which digits are read as which?", note, height=max(5.0, 1.6 + 0.09 * len(table) * (len(groups) + 1))
+    )
     axes = figure.subplots()
     height = 0.8 / len(groups)
     rows = np.arange(len(table))
@@ -235,7 +239,7 @@ def image_grid(
 ) -> Figure:
     """28 x 28 images with their captions, `columns` across; without any image the figure says "none"."""
     down = -(-len(images) // columns)
-    figure = start(title, note, height=0.8 + down * (8 / columns + 0.35) if images else 2)
+    figure = start(title, note, height=0.8 + down * (8 / columns + 0.35) if images else 2.0)
     if not images:
         figure.text(0.5, 0.4, "none", ha="center", va="center")
         return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from normstudy import error_charts, error_sets
 from normstudy.answers import note
-from normstudy.tables import Tables, pixels
+from normstudy.tables import TEST_IMAGES, Tables, pixels
 
 CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
 
@@ -17,6 +17,7 @@ def error_figures(tables: Tables) -> dict[str, Figure]:
     """Overlap, classes, confusions, and the grids of images that all get wrong or one group alone."""
     results, wrong = tables.results, tables.misclassified
     agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
+    common = error_sets.common(agreed, seeds)
     majority = note(tables, "an image counts for a group when more than half of its seeds get it wrong")
     figures = {
         "errors_overlap": error_charts.upset(error_sets.overlap(agreed, seeds), majority),
@@ -28,14 +29,14 @@ def error_figures(tables: Tables) -> dict[str, Figure]:
         ),
         "errors_common": _grid(
             tables, agreed, common_ten(tables), "Test images that every seed of every norm gets wrong",
-            f"all {len(error_sets.common(agreed, seeds))}" if len(error_sets.common(agreed, seeds)) <= 10 else
-            f"the first 10 of {len(error_sets.common(agreed, seeds))}, by their place in the test set",
+            f"all {len(common)}" if len(common) <= 10 else
+            f"the first 10 of {len(common)}, by their place in the test set",
         ),
     }  # fmt: skip
     for group in seeds:
         found = error_sets.unique_to(agreed, group)
         title = f"Test images that seeds of {group} alone get wrong"
-        shown = f"the {min(10, len(found))} of {len(found)} on which most of its seeds agree"
+        shown = f"the 10 of {len(found)} on which most of its seeds agree" if len(found) > 10 else f"all {len(found)}"
         figures[f"errors_only_{slug(group)}"] = _grid(tables, agreed, unique_ten(tables, group), title, shown)
     return figures
 
@@ -81,21 +82,34 @@ def errors(tables: Tables) -> list[str]:
     agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
     common = error_sets.common(agreed, seeds)
     only = {group: error_sets.unique_to(agreed, group)["seeds"] for group in seeds}
-    alone = "; ".join(
-        f"{group} {len(found)}, at most {found.max() if len(found) else 0} of its {seeds[group]} seeds agreeing"
-        for group, found in only.items()
-    )
-    disputed = [index for index in common if index in error_sets.LABEL_ERRORS]
-    share = wrong["index"].isin(common).mean()
+    if agreed.empty:
+        return [f"None of the {len(results)} runs misclassified a test image."]
+    alone = "; ".join(_alone(group, found, seeds[group]) for group, found in only.items())
     pair = error_sets.confusions(wrong, results, top=1).iloc[0]
     counts = ", ".join(f"{group} {pair[group]:.1f}" for group in seeds)
     return [
-        f"{len(agreed)} of 10,000 test images defeat at least one of the {len(results)} runs; {len(common)} defeat all "
-        f"of them, and these make {100 * share:.0f} % of all errors. Of the {len(common)}, {len(disputed)} are among "
-        f"the {len(error_sets.LABEL_ERRORS)} whose label human raters rejected (Northcutt et al. 2021).",
-        f"Images that the seeds of one norm alone get wrong: {alone}.",
-        f"The most frequent confusion is {pair['true']:.0f} read as {pair['predicted']:.0f}: {counts} images a seed.",
+        f"Of {TEST_IMAGES:,} test images at least one of the {len(results)} runs gets {len(agreed):,} wrong, "
+        + (_shared(common, wrong) if common else "and none is wrong in all runs."),
+        f"Images that seeds of one group alone get wrong: {alone}.",
+        f"The most frequent confusion is {pair['true']:.0f} read as {pair['predicted']:.0f}, mean over seeds: {counts} "
+        "images.",
     ]
+
+
+def _shared(common: Sequence[int], wrong: pd.DataFrame) -> str:
+    disputed = [index for index in common if index in error_sets.LABEL_ERRORS]
+    return (
+        f"and all runs get {len(common)} wrong: {100 * wrong['index'].isin(common).mean():.0f} % of all errors. Human "
+        f"raters rejected the labels of {len(error_sets.LABEL_ERRORS)} test images (Northcutt et al. 2021), of which "
+        f"{len(disputed)} are among the {len(common)}."
+    )
+
+
+def _alone(group: str, agreeing: pd.Series, seeds: int) -> str:
+    if not len(agreeing):
+        return f"{group} none"
+    agree = f" (at most {agreeing.max()} of its {seeds} seeds agree on one)" if seeds > 1 else ""
+    return f"{group} {len(agreeing)}{agree}"
 
 
 def slug(text: str) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import plots
-from normstudy.answers import note, seeds_figures
+from normstudy.answers import finished, note, seeds_figures
 from normstudy.errors_as_data import error_figures, slug
 from normstudy.summary import has_several_seeds
 from normstudy.tables import TEST_IMAGES, Tables, pixels
@@ -27,13 +27,22 @@ def subtitle(tables: Tables) -> str:
 
 
 def figures_of(tables: Tables) -> dict[str, Figure]:
-    """Every figure of a study by file name without ending; a group's grid is of its lowest seed."""
+    """Every figure of a study by file name without ending; a group's grid is of its lowest seed.
+
+    Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
+    """
+    groups = tables.results.loc[tables.results.groupby("group")["seed"].idxmin()]
+    drawn = set(groups.loc[groups["diverged_at"].isna(), "group"])
+    tables = finished(tables)
+    if tables.results.empty:
+        return {"shared_statistics": plots.shared_statistics()}
     figures = {
         "test_loss": plots.loss_curves(curves(tables, Metric.TEST_LOSS), subtitle(tables)),
         "test_accuracy": plots.accuracy_curves(curves(tables, Metric.TEST_ACCURACY), subtitle(tables)),
         "shared_statistics": plots.shared_statistics(),
     }
-    figures |= {grid_name(group): grid_of(tables, group) for group in tables.results["group"].unique()}
+    groups_shown = [group for group in tables.results["group"].unique() if group in drawn]
+    figures |= {grid_name(group): grid_of(tables, group) for group in groups_shown}
     if has_several_seeds(tables.results):
         figures |= seeds_figures(tables)
         if set(tables.results["dataset"]) == {"mnist"}:

@@ -62,7 +62,7 @@ def rotation(images: Pixels, degrees: float, generator: torch.Generator) -> Pixe
     """Images at even places turned one way, at odd ones the other. Nothing is drawn from `generator`."""
     draws = torch.full((len(images), 4), 0.5)
     draws[::2, 0], draws[1::2, 0] = 0, 1  # the two ends of what `affine_maps` draws angles from
-    return resample(images, affine_maps(draws, rotation=degrees, translation=0, scale=0))
+    return resample(images, affine_maps(draws, rotation=degrees, translation=0.0, scale=0.0))
 
 
 def occlusion(images: Pixels, side: float, generator: torch.Generator) -> Pixels:

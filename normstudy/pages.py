@@ -1,6 +1,7 @@
 """A page for each experiment: question, bet, method, verdict, figures, command; from the exported tables alone."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import answers, behaviour, errors_as_data, graphs, sweeps
-from normstudy.config import L1
 from normstudy.summary import has_several_seeds, plain, sample, summary
-from normstudy.tables import Tables
+from normstudy.tables import TEST_IMAGES, Tables
 
 Findings = Callable[[Tables], list[str]]
 
@@ -21,7 +21,8 @@ class Page:
 
     findings: Findings  # sentences, the first the most important
     figures: Callable[[Tables], dict[str, Figure]]
-    table: Callable[[Tables], str] = summary
+    table: Callable[[Tables], str]
+    table_first: bool = False  # whether the table has the answer, and the findings only add to it
     main: str = "means"  # the figure that the README shows
     errors: bool = False  # whether the export holds which images were misclassified
 
@@ -34,22 +35,33 @@ def _seeds(findings: Findings, pairs: Callable[[Tables], list[answers.Pair]] | N
 
 
 def results_table(tables: Tables) -> str:
-    """A row for each group: n, mean accuracy with its interval, spread, loss."""
-    bounds = answers.intervals(tables.results)
+    """A row for each group: n, mean accuracy with its interval, spread, loss; how many runs diverged where any did."""
+    bounds = answers.intervals(answers.finished(tables).results)
     rows = []
-    for group, runs in tables.results.groupby("group", sort=False):
+    for group, every in tables.results.groupby("group", sort=False):
+        runs = every[every["diverged_at"].isna()]
         values = 100 * runs["test_accuracy"]
-        low, high = bounds.get(str(group), (float("nan"), float("nan")))
-        interval = f" ({100 * low:.2f} to {100 * high:.2f})" if len(runs) > 1 else ""
-        spread = f"{values.min():.2f} to {values.max():.2f} %"
-        cells = [plain(str(group)), str(len(runs)), f"{values.mean():.2f} %{interval}", spread,
-                 f"{runs['test_loss'].mean():.4f}"]  # fmt: skip
-        rows.append(f"| {' | '.join(cells)} |")
+        cells = ["diverged", "", ""]
+        if len(runs):
+            low, high = bounds.get(str(group), (None, None))
+            interval = f" ({100 * low:.2f} to {100 * high:.2f})" if low is not None and high is not None else ""
+            spread = f"{values.min():.2f} to {values.max():.2f} %" if len(runs) > 1 else ""
+            failed = _failed(len(every) - len(runs), len(every))
+            cells = [f"{values.mean():.2f} %{interval}{failed}", spread, f"{runs['test_loss'].mean():.4f}"]
+        rows.append(f"| {' | '.join([plain(str(group)), str(len(every)), *cells])} |")
     head = "| | n | test accuracy, mean (95 % interval) | lowest to highest seed | test loss |\n|---|---|---|---|---|"
-    return "\n".join([head, *rows])
+    size = f"Last epoch, {TEST_IMAGES:,} test images"
+    drawn = "; the interval is of the mean over seeds (bootstrap)" if bounds else ""
+    return "\n".join([head, *rows, "", f"{size}{drawn}."])
 
 
-def sweep_table(tables: Tables, column: str, title: str, rows: pd.DataFrame | None = None) -> str:
+def _failed(failed: int, runs: int) -> str:
+    return f", {failed} of {runs} diverged" if failed else ""
+
+
+def sweep_table(
+    tables: Tables, column: str, title: str, rows: pd.DataFrame | None = None, *, how: str = ""
+) -> str:  # fmt: skip
     """Mean test accuracy by a setting and the norm; how many runs diverged where any did."""
     rows = sweeps.by_norm(tables) if rows is None else rows
     norms = list(dict.fromkeys(rows["group"]))
@@ -57,51 +69,73 @@ def sweep_table(tables: Tables, column: str, title: str, rows: pd.DataFrame | No
     for value, runs in rows.groupby(column):
         cells = [_cell(runs[runs["group"] == norm]) for norm in norms]
         lines.append(f"| {value:g} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Mean test accuracy at the last epoch, {sample(tables.results)}."])
+    return "\n".join([*lines, "", f"Mean test accuracy at the last epoch, {sample(tables.results)}{how}."])
 
 
 def _cell(runs: pd.DataFrame) -> str:
+    """Empty where nothing ran."""
     failed = int(runs["diverged"].sum())
     if failed == len(runs):
-        return "diverged"
-    text = f"{100 * runs['test_accuracy'].mean():.2f} %"
-    return f"{text}, {failed} of {len(runs)} diverged" if failed else text
+        return "diverged" if failed else ""
+    return f"{100 * runs['test_accuracy'].mean():.2f} %{_failed(failed, len(runs))}"
+
+
+def tried(results: pd.DataFrame) -> pd.DataFrame:
+    """The results with what was tried in words, as `tried`, the same without lambda as `settings`, and the norm as
+    `variant`.
+
+    Lambda is named, and `other_l1` true, where it is not that of the norm's first run, as the norms don't share one.
+    """
+    varied = [name for name in RECIPE if results[name].nunique() > 1]
+    settings = [", ".join(f"{name} {_text(row[name])}" for name in varied) for row in results.to_dict(orient="records")]
+    rows = results.assign(settings=settings, variant=results["norm"].str.upper())
+    rows["other_l1"] = rows["l1"] != rows.groupby("norm")["l1"].transform("first")
+    lambdas = rows["l1"].map("l1 {:g}".format).where(rows["other_l1"], "")
+    joined = [", ".join(filter(None, parts)) for parts in zip(settings, lambdas, strict=True)]
+    return rows.assign(tried=[text or "the recipe" for text in joined])
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def held_out_table(tables: Tables) -> str:
-    """A row for each configuration that was tried, by held-out loss; the mean of the three variants decides."""
-    rows = tables.results.assign(variant=tables.results["norm"].str.upper())
-    varied = [name for name in RECIPE if rows[name].nunique() > 1]
-    rows["tried"] = [_tried(row, varied) for row in rows.to_dict(orient="records")]
-    order = rows.groupby("tried")["val_loss"].mean().sort_values()
+    """A row for each configuration that was tried, by held-out loss, mean over the variants."""
+    rows = tried(tables.results)
+    accuracy, loss = (rows.pivot_table(index="tried", columns="variant", values=value) for value in HELD_OUT)
+    parameters = rows.groupby("tried")["parameters"].first()
     variants = list(dict.fromkeys(rows["variant"]))
-    lines = [f"| tried | parameters | {' | '.join(variants)} | mean |", "|---" * (len(variants) + 3) + "|"]
-    for tried, mean in order.items():
-        cells = rows[rows["tried"] == tried].set_index("variant")
-        numbers = [f"{100 * cells['val_accuracy'][v]:.2f} % / {cells['val_loss'][v]:.4f}" for v in variants]
-        lines.append(f"| {tried} | {cells['parameters'].iloc[0]:,} | {' | '.join(numbers)} | {mean:.4f} |")
-    images = int(tables.results["val_size"].iloc[0])
-    return "\n".join([*lines, "", f"Accuracy / loss on {images:,} held-out training images, last epoch, n = 1 a cell."])
-
-
-def _tried(row: Mapping[str, Any], varied: Sequence[str]) -> str:
-    own = [f"{name} {row[name]}" for name in varied]
-    return ", ".join([*own, *([f"l1 {row['l1']:g}"] if row["l1"] not in (0.0, L1) else [])])
+    lines = [f"| tried | parameters | {' | '.join(variants)} | mean loss |", "|---" * (len(variants) + 3) + "|"]
+    for name, mean in loss.mean(axis=1).sort_values(kind="stable").items():
+        numbers = [f"{100 * accuracy.loc[name, v]:.2f} % / {loss.loc[name, v]:.4f}" for v in variants]
+        lines.append(f"| {name} | {parameters[name]:,} | {' | '.join(numbers)} | {mean:.4f} |")
+    images = " or ".join(f"{size:,}" for size in sorted(set(rows["val_size"])))
+    cell = f"Accuracy / loss (nats) on {images} held-out training images, last epoch, {sample(rows)}."
+    return "\n".join([*lines, "", cell])
 
 
 def held_out(tables: Tables) -> list[str]:
-    """What was chosen, by the mean held-out loss of the three variants."""
-    rows = tables.results
-    varied = [name for name in RECIPE if rows[name].nunique() > 1]
-    tried = pd.Series([_tried(row, varied) for row in rows.to_dict(orient="records")], index=rows.index)
-    losses = rows.groupby(tried)["val_loss"].mean().sort_values()
-    counts = rows.groupby("norm", sort=False).size()
-    number = ", ".join(f"{norm.upper()} {count}" for norm, count in counts.items())
-    return [
-        f"Lowest held-out loss, mean of the three variants: {losses.index[0]} ({losses.iloc[0]:.4f} nats), before "
-        f"{losses.index[1]} ({losses.iloc[1]:.4f}).",
-        f"Configurations tried, the same number for each norm: {number}. The test set had no say.",
-    ]
+    """What was chosen: by the mean held-out loss of the variants, among networks of a size; lambda by BN's own."""
+    rows = tried(tables.results)
+    counts = rows.groupby("variant", sort=False).size()
+    number = ", ".join(f"{variant} {count}" for variant, count in counts.items())
+    alike, lines = rows[~rows["other_l1"]], []
+    sizes = alike["parameters"].map(lambda count: min(budget for budget in BUDGETS if count < budget))
+    for budget, same in alike.groupby(sizes):
+        what = f"Under {budget:,} parameters, lowest" if sizes.nunique() > 1 else "Lowest"
+        losses = same.groupby("tried")["val_loss"].mean()
+        lines.append(f"{what} held-out loss, mean of {', '.join(counts.index)}: {_first_two(losses)}.")
+    bn = rows[(rows["variant"] == "BN") & rows["settings"].isin(rows.loc[rows["other_l1"], "settings"])]
+    if bn["l1"].nunique() > 1:
+        lines.append(f"Lambda, by BN's own held-out loss: {_first_two(bn.groupby('l1')['val_loss'].mean())}.")
+    return [*lines, f"Configurations tried, by norm: {number}. The test set had no say."]
+
+
+def _first_two(losses: pd.Series) -> str:
+    """The lowest loss and the next."""
+    lowest = losses.sort_values(kind="stable")[:2]
+    first, *second = [f"{_text(name)} ({loss:.4f} nats)" for name, loss in lowest.items()]
+    return f"{first}, before {second[0]}" if second else first
 
 
 def no_figures(tables: Tables) -> dict[str, Figure]:
@@ -111,11 +145,39 @@ def no_figures(tables: Tables) -> dict[str, Figure]:
 
 def assignment_findings(tables: Tables) -> list[str]:
     """What the three variants' errors say, beside the summary."""
-    return errors_as_data.errors(tables) if has_several_seeds(tables.results) else []
+    ended = answers.finished(tables)
+    return errors_as_data.errors(ended) if has_several_seeds(ended.results) else []
 
 
+def assignment_table(tables: Tables) -> str:
+    """The summary; where a run of yours diverged, which has no errors to count, the plain table."""
+    return summary(tables) if tables.results["diverged_at"].isna().all() else results_table(tables)
+
+
+HELD_OUT = ("val_accuracy", "val_loss")
+BUDGETS = (4_000, 8_000, math.inf)  # parameters
 RECIPE = ("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale")
-ASSIGNMENT = Page(findings=assignment_findings, figures=graphs.figures_of, main="test_accuracy", errors=True)
+ALTERNATIVES = {
+    "means": "Test accuracy of each group: every seed, the mean and its interval",
+    "differences": "Differences between groups with their intervals, and the margin of equivalence",
+    "test_loss": "Test loss by epoch",
+    "test_accuracy": "Test accuracy by epoch",
+    "shared_statistics": "Over what each norm takes its statistics",
+    "errors_overlap": "How many misclassified images the groups share",
+    "errors_by_class": "Error rate of each digit by group",
+    "confusions": "Which digits are read as which, by group",
+    "errors_common": "Images that every run misclassifies",
+    "accuracy": "Test error of each norm over the setting",
+    "zero_weights": "Share of weights at zero over lambda, by norm",
+    "statistics": "Test error of BN over lambda, with running averages and with statistics of the test images",
+    "learning_rates": "Learning rate chosen for each batch size, by norm",
+    "epochs_to_goal": "Epochs to 99 % test accuracy over the learning rate, by norm",
+    "shift": "Test accuracy by severity of each corruption, by norm",
+    "reliability": "Observed against expected errors of each group, before and after temperature scaling",
+}
+GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Images that only these seeds misclassify: "}
+ASSIGNMENT = Page(findings=assignment_findings, figures=graphs.figures_of, table=assignment_table, table_first=True,
+                  main="test_accuracy", errors=True)  # fmt: skip
 PAGES: dict[str, Page] = {
     "networks": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
@@ -128,7 +190,10 @@ PAGES: dict[str, Page] = {
     ),
     "batch_size": Page(
         findings=sweeps.batch_size, figures=sweeps.batch_size_figures, main="accuracy",
-        table=lambda tables: sweep_table(tables, "batch_size", "batch size", sweeps.tuned(tables)),
+        table=lambda tables: sweep_table(
+            tables, "batch_size", "batch size", sweeps.tuned(tables),
+            how=", each at the learning rate with the lowest held-out loss",
+        ),
     ),
     "learning_rate": Page(
         findings=sweeps.learning_rate, figures=sweeps.learning_rate_figures, main="accuracy",
@@ -153,11 +218,11 @@ def page_of(name: str) -> Page:
 def render(name: str, tables: Tables, figures: Collection[str]) -> str:
     """The page of an experiment in Markdown; its figures lie beside it."""
     page, parts = page_of(name), tables.parts or {}
-    lines = [f"# {parts.get('Question', name)}", ""]
+    lines = [f"# {plain(parts.get('Question', name))}", ""]
     lines += [f"**{part}.** {sentence_case(parts[part])}\n" for part in ("Bet", "Method", "Reduced") if part in parts]
     found = [f"- {text}" for text in page.findings(tables)]
     table = page.table(tables)
-    lines += ["## What came out", "", *([table, "", *found] if page.table is summary else [*found, "", table]), ""]
+    lines += ["## What came out", "", *([table, "", *found] if page.table_first else [*found, "", table]), ""]
     lines += [f"![{caption(figure)}]({figure}.png)\n" for figure in figures]
     lines += ["## Run it again", "", size(tables), ""]
     if "Command" in parts:
@@ -176,15 +241,18 @@ def size(tables: Tables) -> str:
     at_once = int(rows["side_by_side"].max())
     failed = int(rows["diverged_at"].notna().sum())
     diverged = f", of which {failed} diverged" if failed else ""
-    return (
-        f"{len(rows)} runs{diverged}. Their epochs took {hours(tables):.1f} hours, {at_once} processes at once on "
-        f"{int(rows['cores'].max())} CPU cores."
-    )
+    together = f"{at_once} processes at once" if at_once > 1 else "one process at a time"
+    took = f"{hours(tables):.1f} hours" if hours(tables) >= 1 else f"{60 * hours(tables):.1f} minutes"
+    cores = answers.counted(int(rows["cores"].max()), "CPU core")
+    return f"{answers.counted(len(rows), 'run')}{diverged}. Their epochs took {took}, {together} on {cores}."
 
 
 def caption(figure: str) -> str:
     """What stands for a figure where it can't be seen."""
-    return figure.replace("_", " ")
+    for start, text in GRIDS.items():
+        if figure.startswith(start):
+            return text + figure.removeprefix(start).replace("_", " ")
+    return ALTERNATIVES.get(figure, figure.replace("_", " "))
 
 
 def hours(tables: Tables) -> float:

@@ -126,8 +126,11 @@ def _read(planned: Planned, points: Points, measures: Sequence[Measure]) -> Tria
     last = config.epochs if stopped is None else (stopped - 1) // (config.training_images // config.batch_size)
     histories = {str(metric): _history(run_id, metric, last, points) for metric in metrics}
     epochs = pd.DataFrame(histories, index=pd.RangeIndex(1, last + 1, name="epoch"))
-    table = logged_table(NO_ERRORS) if stopped else read_artifact(run, Artifact.MISCLASSIFIED, logged_table)
-    expected = len(table) if stopped else round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
+    if stopped is None:
+        table = read_artifact(run, Artifact.MISCLASSIFIED, logged_table)
+        expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
+    else:
+        table, expected = logged_table(NO_ERRORS), 0
     if len(table) != expected:
         raise ReportError(f"run {run_id}: {len(table)} misclassified images are logged, its accuracy says {expected}")
     if parent_id := run.data.tags.get(Tag.PARENT):
@@ -136,7 +139,8 @@ def _read(planned: Planned, points: Points, measures: Sequence[Measure]) -> Tria
     counts |= {"side_by_side": run.data.tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": run.data.tags.get(Tag.STACK, "1")}
     draw = planned.draw and stopped is None
     names = [ten_name(row) for row in ten_worst(table).itertuples()] if draw else []
-    tables = {measure: read_artifact(run, measure.path, logged_measure(measure)) for measure in measures if not stopped}
+    wanted = measures if stopped is None else ()
+    tables = {measure: read_artifact(run, measure.path, logged_measure(measure)) for measure in wanted}
     return TrialRecord(
         run_id=run_id,
         parent_id=parent_id,

@@ -93,7 +93,7 @@ def studied(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> s
             folder.mkdir()
             shutil.copy(migrated_store, folder / "mlflow.db")
             experiment = str(PROJECT / "experiments" / "assignment.py")
-            done = run_cli("study", experiment, *SMALL_OPTIONS, store=uri, cwd=folder)
+            done = run_cli("study", experiment, "--seeds", "1", *SMALL_OPTIONS, store=uri, cwd=folder)
             assert done.returncode == 0, done.stderr + done.stdout
             finished.touch()
     return uri

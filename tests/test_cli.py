@@ -17,7 +17,8 @@ from conftest import PROJECT, only_line, run_cli
 from normstudy.cli import build_app, main
 from normstudy.config import TrainConfig
 
-COMMANDS = ("train", "study", "report", "sync", "reap")
+COMMANDS = ("train", "study", "measure", "report", "sync", "reap")
+ASSIGNMENT = str(PROJECT / "experiments" / "assignment.py")
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -53,7 +54,7 @@ def test_train_options_are_the_fields_of_the_config_with_their_defaults() -> Non
 
 def test_study_options_can_override_every_field() -> None:
     options = options_of("study")
-    own = {"experiment", "workers", "stack", "engine", "address", "dry_run", "force", "offline"}
+    own = {"experiment", "workers", "stack", "engine", "address", "seeds", "dry_run", "force", "offline"}
     assert set(options) - own == set(TrainConfig.model_fields)
     assert all(options[name].default is None for name in TrainConfig.model_fields)
 
@@ -82,26 +83,27 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--batch-size", "70000"], "batch_size 70000 is more than the 60000 training images"),
         (["train", "--zoo", "1"], "No such option: --zoo; choose from --force, --offline, --norm, --l1"),
         (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
-        (
-            ["study", str(PROJECT / "experiments" / "assignment.py"), "--groups", "3"],
-            "groups=3 does not divide the 8 channels",
-        ),
+        (["train", "--network", "foo"], "network=foo: unknown network; choose from plain, "),
+        (["study", ASSIGNMENT, "--groups", "3"], "groups=3 does not divide the 8 channels"),
+        (["study", ASSIGNMENT, "--seeds", "-1"], "--seeds"),
         (["study", "nowhere.py"], "experiment=nowhere.py: no such file"),
-        (
-            ["study", str(PROJECT / "experiments" / "assignment.py"), "--epochs", "0"],
-            "epochs=0: input should be greater than or equal to 1",
-        ),
+        (["study", ASSIGNMENT, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["study", "--workers", "-1"], "--workers"),
-        (["fly"], "No such command 'fly'; choose from train, study, report, sync, reap"),
+        (["fly"], "No such command 'fly'; choose from train, study, measure, report, sync, reap"),
         (["study", "--engine", "x"], "'x' is not one of 'local', 'ray'"),
+        (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --engine ray"),
         (
-            ["study", str(PROJECT / "experiments" / "assignment.py"), "--address", "x"],
-            "address=x: only with --engine ray",
-        ),
-        (
-            ["study", str(PROJECT / "experiments" / "assignment.py"), "--engine", "ray", "--workers", "2"],
+            ["study", ASSIGNMENT, "--engine", "ray", "--workers", "2"],
             "workers=2: a Ray cluster runs as many as it has CPUs; only with --engine local",
         ),
+        (
+            ["measure", ASSIGNMENT],
+            "experiment=assignment: names no MEASURES; choose from weights, statistics, shift, calibration",
+        ),
+        *[
+            (["report", "--from", "kept", *more], "from=kept: an export is reported as it is, without --parent, ")
+            for more in (["--parent", "0123"], ["--export", "other"], ["--seeds", "1"])
+        ],
     ],
 )
 def test_bad_input_is_one_line_with_status_2_and_leaves_no_store(
@@ -127,10 +129,19 @@ def test_divergence_is_one_line_with_status_1(store: str, command_line: CommandL
 
 
 def test_report_of_an_empty_store_names_what_is_missing(store: str, tmp_path: Path, command_line: CommandLine) -> None:
-    status, errors = command_line("report", os.fspath(PROJECT / "experiments" / "assignment.py"))
+    status, errors = command_line("report", ASSIGNMENT, "--seeds", "1")
     assert status == 1
     line = only_line(errors)
     assert all(f"{variant} is missing" in line for variant in ("GN", "LN", "BN + L1"))
+    assert not (tmp_path / "report").exists()
+
+
+def test_report_from_a_folder_without_an_export_is_one_line_with_status_1(
+    tmp_path: Path, command_line: CommandLine
+) -> None:
+    status, errors = command_line("report", "--from", str(tmp_path), "--out", str(tmp_path / "report"))
+    assert status == 1
+    assert f"from={tmp_path}: holds no export of an experiment" in only_line(errors)
     assert not (tmp_path / "report").exists()
 
 

@@ -3,19 +3,27 @@
 import pytest
 from pydantic import ValidationError
 
-from normstudy.config import TrainConfig, names_in
+from normstudy import model
+from normstudy.config import TABLES, TrainConfig, names_in
 from normstudy.errors import ConfigError
-from normstudy.model import NORMS
 
 
-def test_norm_names_are_the_rows_of_the_norm_table() -> None:
-    assert names_in("NORMS") == tuple(NORMS)
+@pytest.mark.parametrize("table", TABLES.values())
+def test_names_are_the_rows_of_the_models_table(table: str) -> None:
+    assert names_in(table) == tuple(getattr(model, table))
+
+
+def test_a_table_that_the_model_has_not_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"model\.py has no table LAYERS"):
+        names_in("LAYERS")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"norm": "foo"}, "norm=foo: unknown norm; choose from bn, gn, ln, in, none"),
+        ({"network": "foo"}, f"network=foo: unknown network; choose from {', '.join(model.NETWORKS)}"),
+        ({"dataset": "cifar"}, "dataset=cifar: .*'mnist' or 'fashion'"),
         ({"epochs": "abc"}, "epochs=abc: .*valid integer"),
         ({"epochs": 0}, "epochs=0: .*greater than or equal to 1"),
         ({"lr": -0.1}, "lr=-0.1: .*greater than 0"),
@@ -44,6 +52,8 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
     other = {
         "norm": "bn",
         "l1": 1.0,
+        "network": "wide",
+        "dataset": "fashion",
         "device": "cpu",
         "groups": 8,
         "train_size": 1_000,

@@ -1,5 +1,8 @@
 """The archives, the splits, the batches, the augmentation."""
 
+import gzip
+import hashlib
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -8,9 +11,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from normstudy import provenance
 from normstudy.config import TrainConfig
 from normstudy.data import (
-    ARCHIVES,
     MEAN,
     STANDARD_DEVIATION,
     TrainingStream,
@@ -22,13 +25,15 @@ from normstudy.data import (
     resample,
 )
 from normstudy.errors import DataError
+from normstudy.provenance import FASHION, require_archives, unpacked
 
+LABELS = "t10k-labels-idx1-ubyte"
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    shutil.copytree(ARCHIVES, tmp_path / "mnist")
+    shutil.copytree(provenance.archives("mnist"), tmp_path / "mnist")
     return tmp_path / "mnist"
 
 
@@ -43,20 +48,79 @@ def test_mnist_is_read_without_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_damaged_archive_is_refused_with_both_sums(archives: Path) -> None:
-    damaged = archives / "t10k-labels-idx1-ubyte.gz"
-    content = bytearray(damaged.read_bytes())
+def test_archive_of_another_file_is_refused_with_both_sums(archives: Path) -> None:
+    changed = archives / f"{LABELS}.gz"
+    content = bytearray(gzip.decompress(changed.read_bytes()))
+    expected = hashlib.sha256(content).hexdigest()
     content[100] ^= 1
-    damaged.write_bytes(content)
-    message = r"t10k-labels-idx1-ubyte.gz: damaged archive, MD5 [0-9a-f]{32}, expected ec29112dd5afa0611ce80d1b7f02629c"
-    with pytest.raises(DataError, match=message):
-        load_images(archives)
+    changed.write_bytes(gzip.compress(content))
+    sums = f"SHA-256 of the file in it {hashlib.sha256(content).hexdigest()}, expected {expected}"
+    with pytest.raises(DataError, match=f"{changed}: damaged archive, {sums}"):
+        load_images(folder=archives)
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(99))[:-9]], ids=["no gzip", "cut short"])
+def test_archive_that_cannot_be_unpacked_is_refused_in_one_line(archives: Path, content: bytes) -> None:
+    (archives / f"{LABELS}.gz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"{LABELS}\.gz: damaged archive \([^\n]+\)$"):
+        load_images(folder=archives)
 
 
 def test_missing_archive_is_named(archives: Path) -> None:
     (archives / "train-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: the archive is missing"):
-        load_images(archives)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: the archive is missing"):
+        load_images(folder=archives)
+
+
+def test_archive_that_was_compressed_anew_holds_the_same_file(archives: Path) -> None:
+    packed, before = archives / f"{LABELS}.gz", dict(unpacked("mnist", archives))
+    again = gzip.compress(before[LABELS], compresslevel=1)
+    assert again != packed.read_bytes()
+    packed.write_bytes(again)
+    assert dict(unpacked("mnist", archives)) == before
+
+
+def test_fashion_without_its_folder_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FASHION, raising=False)
+    message = f"^dataset=fashion: {FASHION} must name the folder of Fashion-MNIST's four archives$"
+    with pytest.raises(DataError, match=message):
+        load_data(TrainConfig(dataset="fashion"), CPU)
+    require_archives.cache_clear()
+    with pytest.raises(DataError, match=message):
+        require_archives("fashion")
+
+
+def idx(values: torch.Tensor) -> bytes:
+    """Bytes in the format of MNIST's files."""
+    header = [0x0800 + values.ndim, *values.shape]
+    return b"".join(number.to_bytes(4, "big") for number in header) + values.numpy().tobytes()
+
+
+def test_fashion_is_read_from_the_folder_that_the_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randint(256, (5, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([9, 0, 3, 3, 7], dtype=torch.uint8)
+    sums = tmp_path / "sums" / "fashion" / "SHA256SUMS"
+    sums.parent.mkdir(parents=True)
+    for part, chosen in (("train", slice(3)), ("t10k", slice(3, 5))):
+        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+            content, file = idx(values[chosen]), f"{part}-{name}-ubyte"
+            (tmp_path / f"{file}.gz").write_bytes(gzip.compress(content))
+            with sums.open("a") as lines:
+                lines.write(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
+    monkeypatch.setattr(provenance, "SUMS", tmp_path / "sums")
+    monkeypatch.setenv(FASHION, str(tmp_path))
+    train, test = load_images("fashion")
+    assert torch.equal(torch.cat([train.images, test.images])[:, 0], images)
+    assert [train.labels.tolist(), test.labels.tolist()] == [[9, 0, 3], [3, 7]]
+
+
+@pytest.mark.skipif(FASHION not in os.environ, reason=f"needs Fashion-MNIST, in the folder that {FASHION} names")
+def test_fashion_has_as_many_images_of_every_class() -> None:
+    train, test = load_images("fashion")
+    assert train.labels.bincount().tolist() == [6_000] * 10
+    assert test.labels.bincount().tolist() == [1_000] * 10
 
 
 def test_held_out_images_are_stratified_fixed_and_never_trained_on() -> None:
@@ -86,7 +150,7 @@ STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 def epoch(*seeds: int, **sizes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     split = load_images()[1].take(torch.arange(1_000))
-    return list(TrainingStream(split, TrainConfig.of(**sizes), seeds, torch.contiguous_format).epoch())
+    return list(TrainingStream(split, TrainConfig.of(batch_size=64, **sizes), seeds, torch.contiguous_format).epoch())
 
 
 def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() -> None:
@@ -99,7 +163,7 @@ def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() 
 
 def test_another_epoch_has_another_order_and_other_moves() -> None:
     split = load_images()[1].take(torch.arange(64))
-    stream = TrainingStream(split, TrainConfig(), [0], torch.contiguous_format)
+    stream = TrainingStream(split, TrainConfig(batch_size=64, rotation=10.0), [0], torch.contiguous_format)
     (first, labels), (second, other_labels) = next(stream.epoch()), next(stream.epoch())
     assert labels.sort(dim=0).values.equal(other_labels.sort(dim=0).values)
     assert not torch.equal(labels, other_labels)

@@ -124,7 +124,7 @@ def test_overlap_counts_images_by_the_groups_of_which_a_majority_errs() -> None:
     counts = overlap(AGREEMENT, SEEDS)  # image 20 defeats just half of BN, 30 just half of LN: no majority
     assert counts.index.names == ["LN", "BN"]
     assert counts.to_dict() == {(True, True): 1, (True, False): 1}
-    assert overlap(AGREEMENT, SEEDS, share=0).to_dict() == {(True, False): 2, (True, True): 2, (False, True): 1}
+    assert overlap(AGREEMENT, SEEDS, share=0.0).to_dict() == {(True, False): 2, (True, True): 2, (False, True): 1}
 
 
 def test_overlap_goes_from_the_largest_combination_to_the_smallest() -> None:

@@ -1,5 +1,6 @@
 """`mlflow run`, for real: under `local` and `uv`, with bad values, and stopped by Ctrl-C."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from conftest import PROJECT, clean_environment
 from mlflow.entities import Run
 
+from normstudy.cli import build_app
 from normstudy.config import TrainConfig
 from normstudy.tracking import Metric, Tag
 
@@ -59,6 +61,17 @@ def test_main_declares_the_fields_of_the_config_with_their_defaults() -> None:
         assert f"--{name.replace('_', '-')} {{{name}}}" in main["command"]
 
 
+@pytest.mark.parametrize("name", ["study", "report"])
+def test_study_and_report_declare_options_of_their_commands_with_their_defaults(name: str) -> None:
+    entry_point = PROJECT_FILE["entry_points"][name]
+    [callback] = [info.callback for info in build_app().registered_commands if info.name == name]
+    assert callback is not None
+    defaults = {option: parameter.default for option, parameter in inspect.signature(callback).parameters.items()}
+    for option, declared in entry_point["parameters"].items():
+        assert (str if declared["type"] == "string" else int)(defaults[option]) == declared["default"], option
+        assert (f"{{{option}}}" if option == "experiment" else f"--{option} {{{option}}}") in entry_point["command"]
+
+
 def test_entry_points_are_one_variant_the_study_and_the_report() -> None:
     assert set(PROJECT_FILE["entry_points"]) == {"main", "study", "report"}
     assert PROJECT_FILE["conda_env"] == "conda.yaml"
@@ -73,7 +86,7 @@ def test_mlflow_run_trains_one_variant_whatever_the_spelling_of_its_values(store
     [run] = runs()
     assert run.info.status == "FINISHED"
     assert run.data.params["lr"] == "6e-2"
-    assert run.data.tags[Tag.TRIAL_KEY] == TrainConfig(norm="ln", epochs=1, train_size=640).trial_key
+    assert run.data.tags[Tag.TRIAL_KEY] == TrainConfig(norm="ln", lr=0.06, epochs=1, train_size=640).trial_key
     assert 0 < run.data.metrics[Metric.TEST_ACCURACY] < 1
 
 

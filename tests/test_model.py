@@ -5,7 +5,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from normstudy.model import CLASSES, NORMS, DigitNet, count_parameters, l1_norms, penalised_weights, stacked, unstacked
+from normstudy.model import (
+    CLASSES,
+    NETWORKS,
+    NORMS,
+    DigitNet,
+    Skip,
+    count_parameters,
+    l1_norms,
+    penalised_weights,
+    stacked,
+    unstacked,
+)
 
 CHANNELS, GROUPS = 8, 4
 # for each norm, the axes of the (N, groups, channels a group, H, W) view that share a mean and a variance
@@ -82,14 +93,34 @@ def test_group_norm_ends_at_layer_norm_and_instance_norm() -> None:
         )
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_every_norm_gives_the_same_number_of_parameters_below_8000(name: str) -> None:
-    assert count_parameters(DigitNet(name)) == count_parameters(DigitNet("bn")) < 8_000
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_norm_gives_a_network_the_same_parameters_below_8000(network: str) -> None:
+    counts = {count_parameters(DigitNet(norm, network=network)) for norm in NORMS}
+    assert len(counts) == 1
+    assert counts.pop() < (4_000 if network in ("small", "narrow", "narrowplain") else 8_000)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", NORMS)
-def test_net_gives_ten_logits(name: str) -> None:
-    assert DigitNet(name)(torch.zeros(3, 1, 28, 28)).shape == (3, CLASSES)
+def test_every_network_gives_ten_logits(name: str, network: str) -> None:
+    assert DigitNet(name, network=network)(torch.zeros(3, 1, 28, 28)).shape == (3, CLASSES)
+
+
+def test_skip_adds_its_input_and_leaves_it_as_it_is() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    before, block = x.clone(), nn.Conv2d(3, 3, 3, padding=1, bias=False)
+    torch.testing.assert_close(Skip(block, nn.ReLU(inplace=True))(x), before + block(before).relu())
+    assert torch.equal(x, before)
+
+
+def test_a_network_with_skips_has_them_where_the_channels_stay_the_same() -> None:
+    def widths(network: str) -> list[int]:
+        found = [module for module in DigitNet("gn", network=network).modules() if isinstance(module, Skip)]
+        return [skip.block[0].out_channels for skip in found]
+
+    assert widths("late") == [12, 16]
+    assert widths("skip") == [16, 16]
+    assert widths("plain") == []
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -111,6 +142,11 @@ def test_unknown_norm_lists_the_choices() -> None:
         DigitNet("foo")
 
 
+def test_unknown_network_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match=f"unknown network 'foo'; choose from {', '.join(NETWORKS)}"):
+        DigitNet("gn", network="foo")
+
+
 def test_l1_norm_sums_convolution_and_linear_weights_only() -> None:
     model = DigitNet("bn")
     for name, parameter in model.named_parameters():
@@ -120,36 +156,40 @@ def test_l1_norm_sums_convolution_and_linear_weights_only() -> None:
     assert l1_norms(model).tolist() == [2.0 * weights]
 
 
-def stack_of_three(norm: str) -> tuple[DigitNet, list[DigitNet]]:
+STACKS = [*((norm, "plain") for norm in NORMS), ("bn", "narrow"), ("gn", "late")]  # the last two have skips
+
+
+def stack_of_three(norm: str, network: str) -> tuple[DigitNet, list[DigitNet]]:
     """A stack and the networks in it, all in float64."""
     torch.manual_seed(0)
-    networks = [DigitNet(norm) for _ in range(3)]
-    for network in networks:
-        for parameter in network.parameters():
+    networks = [DigitNet(norm, network=network) for _ in range(3)]
+    for one in networks:
+        for parameter in one.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return stacked(networks).double(), [network.double() for network in networks]
+    return stacked(networks).double(), [one.double() for one in networks]
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_each_network_of_a_stack_computes_what_it_computes_alone(norm: str) -> None:
-    together, alone = stack_of_three(norm)
+@pytest.mark.parametrize(("norm", "network"), STACKS)
+def test_each_network_of_a_stack_computes_what_it_computes_alone(norm: str, network: str) -> None:
+    together, alone = stack_of_three(norm, network)
     images = torch.randn(4, 3, 28, 28, dtype=torch.float64)
     logits = together(images)
     assert logits.shape == (4, 3, CLASSES)
-    for place, network in enumerate(alone):
-        torch.testing.assert_close(logits[:, place], network(images[:, place : place + 1]))
-    expected = torch.stack([l1_norms(network)[0] for network in alone])
+    for place, one in enumerate(alone):
+        torch.testing.assert_close(logits[:, place], one(images[:, place : place + 1]))
+    expected = torch.stack([l1_norms(one)[0] for one in alone])
     torch.testing.assert_close(l1_norms(together, stack=3), expected)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_unstacking_gives_the_networks_back_with_their_statistics(norm: str) -> None:
-    together, alone = stack_of_three(norm)
+@pytest.mark.parametrize(("norm", "network"), STACKS)
+def test_unstacking_gives_the_networks_back_with_their_statistics(norm: str, network: str) -> None:
+    together, alone = stack_of_three(norm, network)
     images = torch.randn(4, 3, 28, 28, dtype=torch.float64)
     together(images)
-    for place, (network, found) in enumerate(zip(alone, unstacked(together), strict=True)):
-        network(images[:, place : place + 1])
-        for name, value in network.state_dict().items():
+    for place, (one, found) in enumerate(zip(alone, unstacked(together), strict=True)):
+        assert found.network == network
+        one(images[:, place : place + 1])
+        for name, value in one.state_dict().items():
             torch.testing.assert_close(found.state_dict()[name], value.float() if value.ndim else value)
 
 

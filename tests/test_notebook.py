@@ -10,6 +10,7 @@ from conftest import PROJECT, SMALL, clean_environment
 from nbclient import NotebookClient
 
 NOTEBOOK = PROJECT / "notebooks" / "normalization_study.ipynb"
+PICTURES = 2 + 3 + 3  # graphs; grids; differences, overlap and common errors of ten seeds
 
 
 def test_notebook_runs_with_few_epochs_and_images(
@@ -25,7 +26,7 @@ def test_notebook_runs_with_few_epochs_and_images(
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 5  # both graphs and the three grids
+    assert len(pictures) == PICTURES
 
 
 def test_committed_notebook_is_executed_in_order_at_20_epochs_without_errors() -> None:
@@ -34,7 +35,7 @@ def test_committed_notebook_is_executed_in_order_at_20_epochs_without_errors() -
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES
     text = NOTEBOOK.read_text()
     assert all(f"{variant} epoch 20/20" in " ".join(text.split()) for variant in ("GN", "LN", "BN + L1"))
 

@@ -1,10 +1,6 @@
 """The report: from sqlite and from a real HTTP server, complete or not at all, README and tables in agreement."""
 
-import io
-import json
 import re
-import time
-import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,29 +11,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import PROJECT, SMALL, using
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from servers import tracking_server
 
+from benchmarks.fake_runs import log_fake_runs
 from normstudy import plots
-from normstudy.config import TrainConfig
+from normstudy.collect import tables_of
+from normstudy.config import L1, TrainConfig
 from normstudy.errors import ReportError
-from normstudy.experiments import load_experiment
+from normstudy.experiments import Experiment, load_experiment
 from normstudy.launch import single
-from normstudy.report import END, START, Tables, render, report, tables_of
-from normstudy.runs import _bulk, finished_trials, planned_in
-from normstudy.tracking import Artifact, Metric, Tag
-from normstudy.untrusted import COLUMNS, logged_image, logged_table
+from normstudy.reading import _bulk
+from normstudy.report import END, START, render, render_all, report, report_from
+from normstudy.runs import finished_trials
+from normstudy.tables import Tables
+from normstudy.tracking import Metric, Tag
 
-CONFIGS = list(load_experiment(PROJECT / "experiments" / "assignment.py", SMALL).configs)
+EXPERIMENT = load_experiment(PROJECT / "experiments" / "assignment.py", SMALL, seeds=1)
+CONFIGS = list(EXPERIMENT.configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-ROW = [17, 3, 5, 0.9, 0.05, 3.0]  # of the table of misclassified images
 
 
 def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | None) -> tuple[Path, str]:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    report("assignment", configs, parent_id=parent_id, out=Path("report"), readme=readme)
+    planned = Experiment(name="assignment", question="Which?", configs=tuple(configs))
+    report(planned, parent_id=parent_id, out=Path("report"), readme=readme)
     return tmp_path / "report", readme.read_text()
 
 
@@ -54,7 +54,8 @@ def test_report_writes_every_figure_as_png_and_svg_and_every_table(studied_store
     for name in names:
         assert min(Image.open(folder / f"{name}.png").size) > 300
         assert (folder / f"{name}.svg").read_text().startswith("<?xml")
-    assert {path.name for path in folder.glob("*.csv")} == {"results.csv", "epochs.csv", "misclassified.csv"}
+    tables = {"results.csv", "epochs.csv", "misclassified.csv", "images.csv"}
+    assert {path.name for path in folder.glob("*.csv")} == tables
     assert all(f"report/{name}.png" in readme for name in names if name != "shared_statistics")
     assert readme.startswith(f"before\n{START}\n")
     assert readme.endswith(f"{END}\nafter\n")
@@ -85,7 +86,9 @@ def test_every_number_of_the_readme_is_one_that_the_runs_logged(studied_store: s
 def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path) -> None:
     tables = tables_of("assignment", finished_trials(CONFIGS, None))
     tables.save(tmp_path)
-    for name, table in vars(Tables.load(tmp_path)).items():
+    found = Tables.load(tmp_path).present()
+    assert found.keys() == tables.present().keys()
+    for name, table in found.items():
         pd.testing.assert_frame_equal(table, getattr(tables, name), check_dtype=False, check_exact=True)
     client = mlflow.MlflowClient()
     for (run_id,), rows in tables.epochs.groupby(["run_id"]):
@@ -96,147 +99,54 @@ def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path
 def test_same_runs_give_the_same_files_byte_for_byte(studied_store: str, tmp_path: Path) -> None:
     contents = []
     for name in ("first", "second"):
-        report("assignment", CONFIGS, parent_id=None, out=tmp_path / name, readme=None)
-        files = sorted(path for path in (tmp_path / name).iterdir() if path.suffix != ".html")
-        contents.append([path.read_bytes() for path in files])
+        report(EXPERIMENT, parent_id=None, out=tmp_path / name)
+        contents.append(contents_of(tmp_path / name))
+    assert len(contents[0]) > 10
     assert contents[0] == contents[1]
 
 
-def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
-    parent_id = study_run()
-    assert planned_in(parent_id) == ("assignment", CONFIGS)
-    with pytest.raises(ReportError, match="parent=0123: not the run of a study"):
-        planned_in("0123")
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """All files of a report but the interactive page, which has random names in it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".html"}
 
 
-@pytest.mark.parametrize("parent_id", ["../../x", "x' OR '1' = '1", "/etc", "a\nb", "runs:/x"])
-def test_a_parent_that_is_no_run_id_is_refused_in_one_line(parent_id: str) -> None:
-    with pytest.raises(ReportError, match=r"^parent=[^\n]*: not a run id$"):
-        planned_in(parent_id)
+def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: str, tmp_path: Path) -> None:
+    variants = [TrainConfig(norm=norm, l1=l1, epochs=2) for norm, l1 in (("gn", 0.0), ("ln", 0.0), ("bn", L1))]
+    log_fake_runs(variants, seeds=3)
+    configs = tuple(config.model_copy(update={"seed": seed}) for seed in range(3) for config in variants)
+    planned = Experiment(name="assignment", question="Which?\nBet: none.\nCommand: run it", configs=configs)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{START}\n{END}\n")
+    report(planned, parent_id=None, out=tmp_path / "live" / "assignment", export=tmp_path / "kept")
+    report_from(tmp_path / "kept", out=tmp_path / "again", readme=readme)
+    live, again = (contents_of(tmp_path / name / "assignment") for name in ("live", "again"))
+    assert {Path(name).suffix for name in live} == {".csv", ".json", ".md", ".png", ".svg"}
+    assert [name for name in live if live[name] != again.get(name)] == []
+    assert live.keys() == again.keys()
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "assignment").iterdir()}
+    assert kept == {name: live[name] for name in kept}
+    assert {"means.png", "differences.png", "errors_overlap.png", "errors_common.png"} <= live.keys()
+    pictures = re.findall(r"\]\((\S*?\.png)\)", readme.read_text())
+    assert len(pictures) == 5
+    assert all(Path(picture).is_file() for picture in pictures)
 
 
-def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) -> str:
-    """A finished run with only what the reader asks for first, at these steps."""
-    client = mlflow.MlflowClient()
-    run_id = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.CORES: "2"}).info.run_id
-    for name, value in {**config.model_dump(), "parameters": 7522}.items():
-        client.log_param(run_id, name, value)
-    for metric in Metric:
-        for step in steps:
-            client.log_metric(run_id, metric, accuracy + 0.001 * step, step=step, timestamp=step)
-    client.log_dict(run_id, {"columns": [*COLUMNS], "data": []}, Artifact.MISCLASSIFIED)
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
-
-
-def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_written(
-    store: str, tmp_path: Path
-) -> None:
-    client = mlflow.MlflowClient()
-    states = {"bn": "FAILED", "ln": "KILLED", "in": "RUNNING", "gn": None}
-    configs = [TrainConfig(norm=norm) for norm in states]
-    for config, state in zip(configs, states.values(), strict=True):
-        if state:
-            run = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.FAILURE: f"reason {config.norm}"})
-            if state != "RUNNING":
-                client.set_terminated(run.info.run_id, state)
-    with pytest.raises(ReportError, match="nothing was drawn") as caught:
-        report("assignment", configs, parent_id=None, out=tmp_path / "report", readme=None)
-    message = str(caught.value)
-    assert re.search(r"BN is FAILED \(run [0-9a-f]{32}: reason bn\)", message)
-    assert re.search(r"LN is KILLED \(run [0-9a-f]{32}: reason ln\)", message)
-    assert re.search(r"IN is still running \(run [0-9a-f]{32}", message)
-    assert "GN is missing" in message
-    assert message.endswith(f"(on {store})")
-    assert "\n" not in message
+@pytest.mark.parametrize("files", [[], ["results.csv"], ["results.csv", "epochs.csv"]])
+def test_a_folder_that_is_no_whole_export_is_refused_and_nothing_is_written(tmp_path: Path, files: list[str]) -> None:
+    (tmp_path / "kept" / "assignment").mkdir(parents=True)
+    for name in files:
+        (tmp_path / "kept" / "assignment" / name).write_text("group\n")
+    missing = r"(epochs|misclassified)\.csv is missing" if files else r"\(no \*/results\.csv\)"
+    with pytest.raises(ReportError, match=f"holds no export of an experiment.*{missing}"):
+        report_from(tmp_path / "kept", out=tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 
-def test_history_with_a_hole_is_refused(store: str) -> None:
-    config = TrainConfig(epochs=4)
-    copy_of_a_run(config, steps=[1, 2, 4])
-    with pytest.raises(ReportError, match="has no value at epoch 3"):
-        finished_trials([config], None)
-
-
-def test_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
-    config = TrainConfig(epochs=1)
-    copy_of_a_run(config, steps=[1], accuracy=0.989)
-    with pytest.raises(ReportError, match="0 misclassified images are logged, its accuracy says 100"):
-        finished_trials([config], None)
-
-
-def test_step_logged_twice_counts_once_with_its_newest_value(store: str) -> None:
-    config = TrainConfig(epochs=2)
-    run_id = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
-    mlflow.MlflowClient().log_metric(run_id, Metric.TRAIN_LOSS, 7.0, step=1, timestamp=99)
-    [record] = finished_trials([config], None)
-    assert record.epochs[Metric.TRAIN_LOSS].tolist() == [7.0, pytest.approx(1.0)]
-
-
-def test_newest_finished_run_is_taken_over_older_and_unfinished_ones(store: str) -> None:
-    config = TrainConfig(epochs=2)
-    copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
-    time.sleep(0.01)
-    newest = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
-    time.sleep(0.01)
-    mlflow.MlflowClient().create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
-    assert [record.run_id for record in finished_trials([config], None)] == [newest]
-
-
-def table(*rows: list[Any]) -> bytes:
-    return json.dumps({"columns": [*COLUMNS], "data": rows}).encode()
-
-
-def picture(mode: str = "L", size: tuple[int, int] = (28, 28), form: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size).save(file, form, **options)
-    return file.getvalue()
-
-
-NO_INDEX = ["../../evil", 10_000, -1, 2**70, 17.0, None]
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        *[(table([index, *ROW[1:]]), "index is not a whole number from 0 to 9999") for index in NO_INDEX],
-        (table([1, True, *ROW[2:]]), "true is not a whole number from 0 to 9"),
-        (table([*ROW[:3], float("nan"), *ROW[4:]]), "confidence is not a number from 0 to 1"),
-        (table([*ROW[:5], float("inf")]), "loss is not a number from 0"),
-        (table(ROW, ROW), "it has an index twice"),
-        (table(ROW[:5]), "it is not rows of 6 values"),
-        (b'{"columns": ["index"], "data": [[1]]}', "its columns are not index, true, predicted, confidence"),
-        (b'{"columns": [], "data": [], "index": []}', "it is not a table of columns and data"),
-        (b"[" * 100_000, "it is not JSON"),
-    ],
-)
-def test_a_table_that_no_trial_logs_is_refused(content: bytes, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        logged_table(content)
-
-
-def bomb() -> bytes:
-    """A text chunk of 64 MiB, compressed."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text("comment", "0" * 2**26, zip=True)
-    return picture(pnginfo=text)
-
-
-def claiming(side: int) -> bytes:
-    """An image whose header claims a size that its pixels don't have."""
-    content, header = picture(), b"IHDR" + 2 * side.to_bytes(4, "big") + picture()[24:29]
-    return content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
-
-
-NO_PNG = [picture(form="JPEG"), picture()[:50], bomb(), b"", claiming(60_000)]  # the last: beyond Pillow's own limit
-OTHER_PNG = [picture(size=(28, 29)), picture(mode="RGB"), claiming(9_000)]
-
-
-@pytest.mark.parametrize("content", NO_PNG + OTHER_PNG, ids=len)
-def test_an_image_that_is_no_small_grey_png_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="no PNG that can be read" if content in NO_PNG else "not 28 x 28 grey pixels"):
-        logged_image(content)
+def test_a_readme_needs_an_export_of_the_assignment(tmp_path: Path) -> None:
+    nothing = pd.DataFrame()
+    tables = {"small": Tables(results=nothing, epochs=nothing, misclassified=nothing)}
+    with pytest.raises(ReportError, match="the export has no experiment 'assignment'; it has small"):
+        render_all(tables, figures_at=tmp_path)
 
 
 def tags(page: str) -> list[Any]:
@@ -279,9 +189,9 @@ def test_readme_without_marks_is_refused_before_anything_is_written(studied_stor
     readme = tmp_path / "README.md"
     readme.write_text("no marks")
     with pytest.raises(ReportError, match="needs the marks"):
-        report("assignment", CONFIGS, parent_id=None, out=tmp_path / "report", readme=readme)
+        report(EXPERIMENT, parent_id=None, out=tmp_path / "report", readme=readme, export=tmp_path / "kept")
     assert readme.read_text() == "no marks"
-    assert not (tmp_path / "report").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md"}
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """What a tracking server, or whoever may write to it, can't do to the machine that reads it."""
 
-import ast
-import hashlib
 import json
 import pickle
 import runpy
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -14,24 +11,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from zipfile import ZipFile
 
-import mlflow
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import PROJECT, using
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from test_report import ROW, picture, table
+from test_loading import Evil
+from test_untrusted import ROW, picture, table
 
-from normstudy.checkpoint import read_checkpoint
+from normstudy.collect import tables_of
 from normstudy.config import TrainConfig
-from normstudy.errors import CheckpointError, NormstudyError, ReportError
+from normstudy.errors import NormstudyError, ReportError
+from normstudy.experiments import Experiment
+from normstudy.measuring import trained
+from normstudy.reading import CURVES
 from normstudy.report import report
-from normstudy.runs import CURVES, finished_trials, page_run, planned_in
-from normstudy.tracking import Artifact, Tag
+from normstudy.runs import finished_trials, page_run, planned_in
+from normstudy.tracking import Artifact, Measure, Tag
 
 CONFIG = TrainConfig(epochs=1)
 RUN_ID, PARENT_ID = "a" * 32, "b" * 32
@@ -47,6 +42,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.authorization: list[str] = []
         self.value: Any = 0.9999
+        self.status = "FINISHED"
         self.uri = f"mlflow-artifacts:/1/{RUN_ID}/artifacts"
         self.params = {name: str(value) for name, value in CONFIG.model_dump().items()} | {"parameters": "7522"}
         self.tags: dict[str, str] = {Tag.TRIAL_KEY: CONFIG.trial_key, Tag.CORES: "2", Tag.PARENT: PARENT_ID}
@@ -57,7 +53,7 @@ class Server(ThreadingHTTPServer):
         }
 
     def run(self, run_id: str) -> dict[str, Any]:
-        info = {"run_id": run_id, "run_uuid": run_id, "status": "FINISHED", "artifact_uri": self.uri}
+        info = {"run_id": run_id, "run_uuid": run_id, "status": self.status, "artifact_uri": self.uri}
         data = {"params": self.params.items(), "tags": self.tags.items()}
         return {"info": info, "data": {name: [{"key": k, "value": v} for k, v in data[name]] for name in data}}
 
@@ -112,7 +108,7 @@ def refused(match: str, read: Callable[[], Any] = read_trials) -> None:
 
 
 def test_an_honest_server_is_reported_without_following_a_listing_of_its(server: Server, tmp_path: Path) -> None:
-    report("study", [CONFIG], parent_id=None, out=tmp_path / "report", readme=None)
+    report(Experiment(name="study", question="?", configs=(CONFIG,)), parent_id=None, out=tmp_path / "report")
     assert pd.read_csv(tmp_path / "report" / "results.csv")["run_id"].tolist() == [RUN_ID]
     assert {path.name for path in tmp_path.iterdir()} == {"temporary", "report"}
     assert not list((tmp_path / "temporary").iterdir())
@@ -204,59 +200,41 @@ def test_a_plan_that_is_none_is_refused(server: Server, study: Any) -> None:
 def test_a_study_may_have_any_name(server: Server) -> None:
     study = {"study": "a\n\ud800<b>\x00", "trials": [CONFIG.model_dump()]}
     server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
-    assert planned_in(PARENT_ID) == ("a  <b>", [CONFIG])
+    expected = Experiment(name="a  <b>", question="a\n<b>", configs=(CONFIG,))
+    assert planned_in(PARENT_ID) == expected
 
 
-class Evil(str):
-    """The path of a marker; to read its pickle makes that file."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path(self),)
-
-
-def read_model(evil: bytes, folder: Path) -> None:
-    """The pt2 archive that MLflow serves, as MLflow loads it where pickle is not allowed."""
-    model, path = torch.nn.Linear(2, 1), folder / "model"
-    mlflow.pytorch.save_model(model, path, input_example=np.zeros((2, 2), np.float32), pip_requirements=["torch"])
-    archive = path / "data" / "model.pt2"
-    with ZipFile(archive) as read, ZipFile(folder / "evil.pt2", "w") as written:
-        for name in read.namelist():
-            written.writestr(name, evil if "sample_inputs" in name else read.read(name))
-    shutil.move(folder / "evil.pt2", archive)
-    mlflow.pytorch.load_model(str(path))
+def test_what_a_study_asks_is_lines_of_text_and_its_measures_are_known(server: Server) -> None:
+    study = {"study": "a", "trials": [CONFIG.model_dump()], "question": "a\x1b?\r\nBet: <b>", "may_diverge": "yes"}
+    server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
+    assert planned_in(PARENT_ID).question == "a ?\nBet: <b>"
+    assert planned_in(PARENT_ID).may_diverge is False
+    for measures in (["../../x"], "weights", 7, [["weights"]]):
+        server.artifacts[Artifact.STUDY] = json.dumps({**study, "measures": measures}).encode()
+        refused("it is no study with a list of trials", partial(planned_in, PARENT_ID))
 
 
-def kept(evil: bytes, file: Path) -> Path:
-    file.write_bytes(evil)
-    return file
+read_diverged = partial(finished_trials, [CONFIG], None, may_diverge=True)
 
 
-def read_configuration(evil: bytes, folder: Path) -> None:
-    mlflow.artifacts.load_dict(str(kept(evil, folder / "config.json")))
+@pytest.mark.parametrize(
+    ("step", "complaint"),
+    [
+        ("-1", f"{Tag.FAILURE_STEP}=-1: not a whole number"),
+        ("<b>", f"{Tag.FAILURE_STEP}=<b>: not a whole number"),
+        ("999999999999", f"{CURVES[0]} has no value at epoch 2, 3, 4, 5, 6$"),
+    ],
+)
+def test_a_step_at_which_no_run_can_diverge_is_refused(server: Server, step: str, complaint: str) -> None:
+    server.status, server.tags[Tag.FAILURE_STEP] = "FAILED", step
+    refused(f"^run {RUN_ID}: {complaint}", read_diverged)
 
 
-def read_checkpoint_of(evil: bytes, folder: Path) -> None:
-    read_checkpoint(kept(hashlib.sha256(evil).digest() + evil, folder / "epoch_00001.pt"))  # its checksum is right
-
-
-# every place that loads what a server, a run or a disk holds; a new one gets a line here
-PLACES: dict[str, tuple[Callable[[bytes, Path], Any], type[Exception], str]] = {
-    "weights": (lambda evil, folder: load_file(kept(evil, folder / "model.safetensors")), SafetensorError, "header"),
-    "model": (read_model, mlflow.MlflowException, "pickle is disallowed"),
-    "configuration": (read_configuration, mlflow.MlflowException, "not valid UTF-8"),
-    "checkpoint": (read_checkpoint_of, CheckpointError, "no checkpoint"),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_pickle_that_is_loaded_is_never_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    evil, (read, error, match) = pickle.dumps(Evil(tmp_path / "marker")), PLACES[place]
-    with pytest.raises(error, match=match):
-        read(evil, tmp_path)
-    assert not (tmp_path / "marker").exists()
-    pickle.loads(evil)
-    assert (tmp_path / "marker").exists()  # it would have done its work
+def test_a_run_that_diverged_at_step_0_has_no_number_either(server: Server) -> None:
+    server.status, server.tags[Tag.FAILURE_STEP] = "FAILED", "0"
+    tables = tables_of("study", read_diverged())
+    assert tables.results["diverged_at"].tolist() == [0]
+    assert tables.results[["test_accuracy", "errors"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("path", [Artifact.MISCLASSIFIED, Artifact.STUDY, IMAGE])
@@ -267,45 +245,12 @@ def test_a_pickle_as_an_artifact_is_an_error_in_one_line(server: Server, tmp_pat
     assert not (tmp_path / "marker").exists()
 
 
-UNSAFE_MODULES = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal", "jsonpickle"}
-UNSAFE_CALLS = ("read_pickle", "load_model", "extractall", "os.system", "os.popen", "yaml.load", "unsafe_load",
-                "export.load", "jit.load", "hub.load")  # fmt: skip
-
-
-def offences(source: str) -> list[str]:
-    """The lines of a Python file that run what they load, or could."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module, names = getattr(node, "module", ""), [alias.name for alias in node.names]
-            bad = any(str(name).split(".")[0] in UNSAFE_MODULES for name in [module, *names])
-            bad |= module in ("torch", "numpy", "yaml") and "load" in names
-        elif isinstance(node, ast.Call):
-            name, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-            bad = name in ("eval", "exec", "__import__") or name.endswith(UNSAFE_CALLS)
-            bad |= name.endswith("torch.load") and keywords.get("weights_only") != "True"
-            bad |= keywords.get("shell", "False") != "False" or keywords.get("allow_pickle", "False") != "False"
-        else:
-            continue
-        if bad:
-            found.append(f"{node.lineno}: {ast.unparse(node)}")
-    return found
-
-
-def test_no_file_of_ours_can_run_what_it_loads() -> None:
-    files = sorted((PROJECT / "normstudy").rglob("*.py"))
-    assert not {file.name: found for file in files if (found := offences(file.read_text()))}
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["import pickle", "from joblib import load", "import torch, dill as d", "from torch import load", "eval(x)",
-     "torch.load(x)", "torch.load(x, weights_only=False)", "numpy.load(x, allow_pickle=True)", "pd.read_pickle(x)",
-     "mlflow.pyfunc.load_model(x)", "yaml.load(x)", "subprocess.run(x, shell=True)", "tar.extractall()"],
-)  # fmt: skip
-def test_what_runs_what_it_loads_is_found(line: str) -> None:
-    assert offences(line)
-    assert not offences("model.eval()\ntorch.load(x, weights_only=True)\nspec.loader.exec_module(module)")
+@pytest.mark.parametrize("content", [pickle.dumps(7), b"", b"\xff" * 100])
+def test_weights_and_measures_that_are_none_are_an_error_in_one_line(server: Server, content: bytes) -> None:
+    server.artifacts |= {Artifact.WEIGHTS: content, Measure.WEIGHTS.path: content}
+    start, with_measure = f"^run {RUN_ID}: artifact", partial(read_trials, measures=[Measure.WEIGHTS])
+    refused(f"{start} {Artifact.WEIGHTS}: it doesn't hold the weights", partial(trained, CONFIG, RUN_ID))
+    refused(f"{start} {Measure.WEIGHTS.path}: it is not JSON", with_measure)
 
 
 def test_audit_fails_on_a_known_vulnerability_and_counts_what_it_could_not_audit() -> None:

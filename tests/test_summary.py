@@ -8,16 +8,19 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_rel
 from test_report import write_report
 
 from benchmarks.fake_runs import log_fake_runs
-from normstudy import runs
+from normstudy import reading, runs
+from normstudy.collect import tables_of
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
-from normstudy.report import curves, figures_of, grid_of, subtitle, tables_of
+from normstudy.graphs import curves, grid_of, subtitle
 from normstudy.runs import finished_trials
-from normstudy.summary import Tables, findings, paired_tests, spans, summary
+from normstudy.stats import Verdict, bootstrap_interval
+from normstudy.summary import comparisons, findings, spans, summary
+from normstudy.summary import tests_of_images as p_values  # whose name pytest would take for a test
+from normstudy.tables import Tables
 from normstudy.tracking import Metric, Tag
 
 VARIANTS = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
@@ -51,10 +54,10 @@ def test_every_seed_of_a_variant_is_used(store: str, tmp_path: Path) -> None:
     assert set(results["run_id"]) == set(logged)
     for group, rows in results.groupby("group"):
         accuracies = [logged[run_id].data.metrics[Metric.TEST_ACCURACY] for run_id in rows["run_id"]]
-        mean, half = np.mean(accuracies), 4.302652729911275 * np.std(accuracies, ddof=1) / 3**0.5
-        interval = f"{100 * mean:.2f} % ({100 * (mean - half):.2f} to {100 * (mean + half):.2f})"
+        low, high = bootstrap_interval(np.array(accuracies), np.random.default_rng(0))
+        interval = f"{100 * np.mean(accuracies):.2f} % ({100 * low:.2f} to {100 * high:.2f})"
         assert f"| {group} | 3 | 7,522 | {interval} |" in readme
-    assert "n = 3 runs each, seeds 0 to 2" in readme
+    assert "mean test accuracy of n = 3 runs each, seeds 0 to 2, last epoch." in readme
     for name in ("epochs", "misclassified"):
         assert set(pd.read_csv(folder / f"{name}.csv")["seed"]) == {0, 1, 2}
     assert {path.stem for path in folder.glob("misclassified_*.png")} == {"misclassified_gn", "misclassified_bn_l1"}
@@ -63,15 +66,14 @@ def test_every_seed_of_a_variant_is_used(store: str, tmp_path: Path) -> None:
 def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str) -> None:
     log_fake_runs(VARIANTS, seeds=3)
     records = finished_trials(with_seeds(VARIANTS, 3), None)
-    for group, table in curves(records, Metric.TEST_LOSS).items():
+    tables = tables_of("study", records)
+    for group, table in curves(tables, Metric.TEST_LOSS).items():
         assert set(table.columns) == {0, 1, 2}
         for record in (record for record in records if record.group == group):
             assert table[record.config.seed].tolist() == record.epochs[Metric.TEST_LOSS].tolist()
-    assert subtitle(records).endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest")
-    assert figures_of(records)["misclassified_gn"].get_suptitle().startswith("GN, seed 0: ")
+    assert subtitle(tables).endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
+    assert grid_of(tables, "GN").get_suptitle().startswith("GN, seed 0: ")
     assert {record.config.seed for record in records if record.ten is not None} == {0}
-    with pytest.raises(ReportError, match="the images of GN were read for its lowest seed alone"):
-        grid_of(next(record for record in records if record.group == "GN" and record.config.seed == 1))
 
 
 def test_one_missing_seed_of_many_is_refused_and_named(store: str) -> None:
@@ -85,14 +87,14 @@ def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypat
     log_fake_runs(VARIANTS, seeds=3)
     configs = with_seeds(VARIANTS, 3)
     whole = tables_of("study", finished_trials(configs, None))
-    monkeypatch.setattr(runs, "BULK_RUNS", 2)
+    monkeypatch.setattr(reading, "BULK_RUNS", 2)
     monkeypatch.setattr(runs, "RUNS_A_PAGE", 4)
     in_parts = tables_of("study", finished_trials(configs, None))
-    monkeypatch.setattr(runs, "BULK_POINTS", 5)  # fewer than the points of two runs: the answer is cut short
-    assert runs._bulk(list(whole.results["run_id"][:2]), Metric.TEST_LOSS) == []
-    monkeypatch.setattr(runs, "_bulk", lambda run_ids, metric: [])
+    monkeypatch.setattr(reading, "BULK_POINTS", 5)  # fewer than the points of two runs: the answer is cut short
+    assert reading._bulk(list(whole.results["run_id"][:2]), Metric.TEST_LOSS) == []
+    monkeypatch.setattr(reading, "_bulk", lambda run_ids, metric: [])
     one_by_one = tables_of("study", finished_trials(configs, None))
-    for name, table in vars(whole).items():
+    for name, table in whole.present().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)
         pd.testing.assert_frame_equal(table, getattr(one_by_one, name), check_exact=True)
 
@@ -135,47 +137,77 @@ def test_labels_of_nearly_equal_settings_differ() -> None:
     assert len(set(group_labels([TrainConfig(lr=0.06), TrainConfig(lr=0.0600000001)]))) == 2
 
 
+# the seeds differ far more than the groups do: only the pairs show by how much A errs less, each time
+B = [40, 60, 45, 80, 52, 71, 58, 66]
+
+
 def test_seeds_are_compared_in_pairs() -> None:
-    # the seeds differ far more than the groups do: only the pairs show that A errs 2 times less, each time
-    b = [40, 60, 45, 80, 52, 71, 58, 66]
-    tables = tables_from({"A": [count - 2 for count in b[:-1]] + [63], "B": b})
-    assert paired_tests(tables) == {("A", "B"): pytest.approx(2 / 2**8)}
-    [line] = [line for line in findings(tables) if "minus" in line]
-    interval = ttest_rel(b, [*(count - 2 for count in b[:-1]), 63]).confidence_interval()
-    low, high = interval.low / 100, interval.high / 100
-    assert line.startswith(
-        f"- A minus B: +0.02 points of test accuracy, mean of 8 pairs of the same seed (95 % interval {low:+.2f} to "
-        f"{high:+.2f}, Student's t, not corrected; permutation test of the pairs, corrected for 1 comparisons: "
-        "p = 0.0078, a difference)"
+    a = [*(count - 20 for count in B[:-1]), 36]
+    tables = tables_from({"A": a, "B": B})
+    [pair] = comparisons(tables)
+    assert (pair.winner, pair.n, pair.p) == ("A", 8, pytest.approx(2 / 2**8))
+    low, high = bootstrap_interval(np.subtract(B, a) / 10_000, np.random.default_rng(0))
+    assert (pair.low, pair.high) == (pytest.approx(low), pytest.approx(high))
+    assert findings(tables)[0] == (
+        f"- A minus B +0.21 points ({100 * low:+.2f} to {100 * high:+.2f}; p = 0.008; n = 8 pairs): **better**."
     )
-    assert "These seeds tell apart: A and B." in summary(tables)
-    assert "- 38 images defeat all 16 runs; 80 defeat at least one." in findings(tables)
+    text = summary(tables)
+    assert "- **Which?** A is better than B.\n" in text
+    assert "- **By how much?** At most 0.21 points in the mean: A minus B +0.21 points (" in text
+    assert "- **Errors.** 20 images defeat all 16 runs; 80 defeat at least one.\n" in text
+
+
+@pytest.mark.parametrize(
+    ("fewer", "verdict", "words"),
+    [
+        ([20, 20, 20, 20, 20, 20, 20, 30], Verdict.BETTER, "A is better than B"),
+        ([-20, -20, -20, -20, -20, -20, -20, -30], Verdict.BETTER, "B is better than A"),
+        ([2, 2, 2, 2, 2, 2, 2, 3], Verdict.EQUIVALENT, "A and B are equivalent"),
+        ([30, -30, 30, -30, 30, -30, 30, -29], Verdict.UNDECIDED, "between A and B it is undecided"),
+    ],
+)
+def test_the_answer_says_one_of_three_verdicts(fewer: list[int], verdict: Verdict, words: str) -> None:
+    tables = tables_from({"A": np.subtract(B, fewer).tolist(), "B": B})
+    assert [pair.verdict for pair in comparisons(tables)] == [verdict]
+    assert f"- **Which?** {words}." in summary(tables)
 
 
 def test_too_few_seeds_are_called_so() -> None:
     lines = findings(tables_from({"A": [10, 20, 30], "B": [90, 95, 99]}))
-    assert "p = 0.2500, undecided" in lines[0]
+    assert lines[0].endswith("p = 0.250; n = 3 pairs): **undecided**.")
     assert lines[1] == "- 3 seeds are too few for this test to show a difference: its smallest p is 0.25."
 
 
 def test_groups_with_other_seeds_are_not_tested() -> None:
-    tables = tables_from({"A": [40, 50], "B": [60]})
-    assert paired_tests(tables) == {}
+    tables = tables_from({"A": [40, 50, 54], "B": [60]})
+    assert comparisons(tables) == []
     text = summary(tables)
-    assert text.count("Not tested: the groups were not trained with the same seeds.") == 2
+    assert text.count("Not tested: the groups were not trained with the same seeds.") == 1
     assert "| B | 1 | 7,522 | 99.40 % (99.23 to 99.53) |" in text  # Wilson's interval
-    assert "of n = 1 to 2 runs each, seeds 0, 1, on 10,000" in text
-    assert "(Student's t), that of a single run of the sampling of images (Wilson)." in text
+    assert "of n = 1 to 3 runs each, seeds 0 to 2, on 10,000" in text
+    assert "(bootstrap), that of a single run of the sampling of images (Wilson)." in text
+
+
+def test_p_values_of_single_runs_are_corrected_for_their_number() -> None:
+    # of each pair the one's errors are among the other's: 8, 9 and 17 images that one alone gets wrong
+    found = p_values(tables_from({"A": [10], "B": [18], "C": [27]}))
+    single = {("A", "B"): 2 / 2**8, ("A", "C"): 2 / 2**17, ("B", "C"): 2 / 2**9}
+    assert found == {
+        ("A", "C"): pytest.approx(3 * single["A", "C"]),
+        ("B", "C"): pytest.approx(2 * single["B", "C"]),
+        ("A", "B"): pytest.approx(single["A", "B"]),
+    }
 
 
 def test_one_run_each_is_told_as_before() -> None:
     text = summary(tables_from({"GN": [46], "LN": [37]}))
     assert text.startswith(
-        "**LN 99.63 %, GN 99.54 %**: 0.09 points from first to last. On these images one run each tells apart: "
+        "**LN 99.63 %, GN 99.54 %**: 0.09 points from first to last. "
+        "On these images one run each tells apart: GN and LN.\n"
     )
     assert "| | parameters | test accuracy, 95 % interval |" in text
     assert "| GN | 7,522 | 99.54 % (99.39 to 99.65) | 0.0100 | 99.00 % | 46 | 1.0 |" in text
-    assert "9 images that only GN gets wrong, 0 that only LN does (exact McNemar test" in text
+    assert "9 images that only GN gets wrong, 0 that only LN does (exact McNemar test, corrected for 1 " in text
     assert "- 37 images defeat all 2; 46 defeat at least one." in text
 
 

@@ -9,18 +9,20 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import clean_environment
+from conftest import SMALL, clean_environment
 from mlflow.entities import Run
 from PIL import Image
 from safetensors.torch import load_file
 
-from normstudy.config import TrainConfig
+from normstudy.config import L1, TrainConfig
 from normstudy.data import load_images, normalise
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.launch import single
-from normstudy.model import DigitNet
 from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.train import build_model
+
+CONFIG = TrainConfig(norm="bn", l1=L1, **SMALL)
 
 
 def run_of(variant: str) -> Run:
@@ -47,13 +49,12 @@ def test_run_has_every_metric_at_every_epoch(run: Run) -> None:
 
 
 def test_run_has_the_resolved_config_and_its_provenance(run: Run) -> None:
-    config = TrainConfig(norm="bn", l1=1e-5, epochs=2, train_size=640)
     assert run.info.status == "FINISHED"
-    assert {name: run.data.params[name] for name in TrainConfig.model_fields} == {n: str(v) for n, v in config}
-    assert run.data.params["parameters"] == str(sum(p.numel() for p in DigitNet("bn").parameters()))
-    assert json.loads(artifact(run, Artifact.CONFIG).read_text()) == config.model_dump()
+    assert {name: run.data.params[name] for name in TrainConfig.model_fields} == {n: str(v) for n, v in CONFIG}
+    assert run.data.params["parameters"] == str(sum(p.numel() for p in build_model(CONFIG).parameters()))
+    assert json.loads(artifact(run, Artifact.CONFIG).read_text()) == CONFIG.model_dump()
     tags = run.data.tags
-    assert tags[Tag.TRIAL_KEY] == config.trial_key
+    assert tags[Tag.TRIAL_KEY] == CONFIG.trial_key
     assert tags["normstudy.threads"] == "1"
     assert tags["normstudy.version.torch"] == torch.__version__.split("+")[0]
     assert {"git_commit", "git_dirty", "data_digest", "device", "version.python"} <= {
@@ -65,7 +66,8 @@ def test_run_says_what_it_is_what_came_out_and_how_to_repeat_it(run: Run) -> Non
     note = run.data.tags[Tag.NOTE]
     assert "BN + L1" in note
     assert f"test accuracy {100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in note
-    assert "python -m normstudy train --norm bn --l1 1e-05 --epochs 2 --train-size 640" in note
+    assert CONFIG.command() in note
+    assert "python -m normstudy train --norm bn --l1 1e-05 " in note
 
 
 def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
@@ -84,7 +86,7 @@ def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> N
 
 
 def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) -> None:
-    model = DigitNet("bn")
+    model = build_model(CONFIG)
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
     found = evaluate(model.to(memory_format=torch.channels_last), load_images()[1], torch.channels_last)
     assert found.accuracy == run.data.metrics[Metric.TEST_ACCURACY]
@@ -112,7 +114,7 @@ assert "normstudy" not in sys.modules
 
 
 def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None:
-    model = DigitNet("bn")
+    model = build_model(CONFIG)
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
     test = load_images()[1]
     found = evaluate(model.to(memory_format=torch.channels_last), test, torch.channels_last)
@@ -174,7 +176,7 @@ def test_parameters_already_logged_in_another_spelling_do_not_clash(
     waiting = mlflow.MlflowClient().create_run("0")
     mlflow.MlflowClient().log_param(waiting.info.run_id, "lr", "6e-2")
     monkeypatch.setenv("MLFLOW_RUN_ID", waiting.info.run_id)
-    single(TrainConfig(epochs=1, train_size=640, device="cpu"))
+    single(TrainConfig(lr=0.06, epochs=1, train_size=640, device="cpu"))
     run = mlflow.get_run(waiting.info.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["lr"] == "6e-2"

@@ -1,0 +1,196 @@
+"""What the experiments that compare groups say, from tables made by hand; `made` makes those of any experiment."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import PROJECT
+
+from normstudy import answers
+from normstudy.config import TrainConfig, group_labels
+from normstudy.experiments import load_experiment
+from normstudy.tables import Tables, image_table
+from normstudy.tracking import Metric
+
+Accuracy = Callable[[TrainConfig], float | None]
+WRONG = ["index", "true", "predicted", "confidence", "confidence_true", "loss"]
+SEEDS = [TrainConfig(norm=norm, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
+
+
+def trials(name: str, *, seeds: int = 0) -> list[TrainConfig]:
+    """The configurations of an experiment of ours, or those with the `seeds` lowest seeds."""
+    return list(load_experiment(PROJECT / "experiments" / f"{name}.py", {}, seeds=seeds).configs)
+
+
+def made(
+    configs: Sequence[TrainConfig],
+    accuracy: Accuracy,
+    *,
+    val_loss: Callable[[TrainConfig], float] = lambda config: 0.05,
+    history: Callable[[TrainConfig], list[float]] | None = None,
+    wrong: Callable[[TrainConfig], list[int]] | None = None,
+    parameters: Callable[[TrainConfig], int] = lambda config: 7522,
+    **more: Any,
+) -> Tables:
+    """Tables of these runs as the export has them; a run whose accuracy is None diverged at step 7, after an epoch.
+
+    `history` is the test accuracy of each epoch. Image i, where `wrong` names it, is a digit i % 10 read as the next.
+    """
+    runs, epochs, errors = [], [], []
+    for place, (config, group) in enumerate(zip(configs, group_labels(configs), strict=True)):
+        found = accuracy(config)
+        value = np.nan if found is None else found
+        who = {"variant": config.variant, "group": group, "run_id": f"run{place:03}", "seed": config.seed}
+        images = wrong(config) if wrong and found is not None else []
+        runs.append(
+            {
+                "study": "mine", **who, **config.model_dump(exclude={"device"}), "parameters": parameters(config),
+                "test_accuracy": value, "test_loss": value / 20, "train_accuracy": value - 0.01,
+                "val_accuracy": value - 0.002 if config.val_size else np.nan,
+                "val_loss": val_loss(config) if config.val_size and found is not None else np.nan,
+                "errors": np.nan if found is None else len(images), "diverged_at": 7 if found is None else np.nan,
+                "seconds_per_epoch": 18.0, "side_by_side": 2, "stack": 1, "cores": 2,
+            }
+        )  # fmt: skip
+        course = history(config) if history else [value] * (config.epochs if found is not None else 1)
+        for epoch, reached in enumerate(course, start=1):
+            numbers = {str(metric): 0.1 for metric in Metric} | {str(Metric.TEST_ACCURACY): reached}
+            epochs.append({"epoch": epoch, **numbers, **who})
+        errors += [
+            dict(zip(WRONG, (i, i % 10, (i + 1) % 10, 0.9, 0.05, 1 + i / 10_000), strict=True)) | who for i in images
+        ]
+    columns = [*WRONG, "variant", "group", "run_id", "seed"]
+    shown = {error["index"]: np.full((28, 28), error["index"] % 256, np.uint8) for error in errors}
+    return Tables(
+        results=pd.DataFrame(runs), epochs=pd.DataFrame(epochs), misclassified=pd.DataFrame(errors, columns=columns),
+        images=image_table(shown), **more,
+    )  # fmt: skip
+
+
+def measured(tables: Tables, rows_of: Callable[[TrainConfig], list[dict[str, Any]]]) -> pd.DataFrame:
+    """A measure's table: these rows for each run that didn't diverge."""
+    rows = [
+        row | {"variant": run.variant, "group": run.group, "run_id": run.run_id, "seed": run.seed}
+        for run, config in zip(tables.results.itertuples(), tables.configs(), strict=True)
+        for row in (rows_of(config) if np.isnan(run.diverged_at) else [])
+    ]
+    return pd.DataFrame(rows)
+
+
+def steady(**accuracies: float) -> Accuracy:
+    """An accuracy for each norm; each further seed adds a hundredth of a point to all."""
+    return lambda config: accuracies[config.norm] + 0.0001 * config.seed
+
+
+def test_note_names_data_budget_and_seeds() -> None:
+    tables = made(SEEDS, steady(gn=0.99, bn=0.98), parameters=lambda config: 3890)
+    assert answers.note(tables, "bars: seeds") == (
+        "MNIST: 60,000 training, 10,000 test images; 3,890 parameters each; epoch 20, the last; n = 2 runs each, "
+        "seeds 0, 1; bars: seeds"
+    )
+
+
+def test_note_names_every_budget_where_they_differ() -> None:
+    configs = [
+        TrainConfig(norm="gn", epochs=20, val_size=6_000),
+        TrainConfig(norm="bn", epochs=4, train_size=640, dataset="fashion"),
+        TrainConfig(norm="bn", epochs=4, train_size=640, dataset="fashion", seed=5),
+    ]
+    tables = made(configs, steady(gn=0.99, bn=0.98), parameters=lambda config: 7594 if config.norm == "gn" else 3890)
+    assert answers.note(tables) == (
+        "Fashion-MNIST or MNIST: 640 or 54,000 training, 10,000 test images; 3,890 or 7,594 parameters each; 4 or 20 "
+        "epochs; n = 1 to 2 runs each, seeds 0, 5"
+    )
+
+
+def test_factorial_compares_the_penalty_within_each_norm_and_each_norm_with_bn() -> None:
+    tables = made(trials("factorial"), steady(bn=0.98, gn=0.98, ln=0.98, none=0.95, **{"in": 0.97}))
+    within = [("BN + L1", "BN"), ("GN + L1", "GN"), ("LN + L1", "LN"), ("IN + L1", "IN"), ("NONE + L1", "NONE")]
+    assert answers.factorial_pairs(tables) == [*within, ("GN", "BN"), ("LN", "BN"), ("IN", "BN"), ("NONE", "BN")]
+
+
+@pytest.mark.parametrize(
+    ("none", "penalised", "split"),
+    [
+        (0.95, 0.9812, "the norm makes +3.00 points (BN minus none), the penalty +0.12 points (BN + L1 minus BN)."),
+        (0.985, 0.96, "the norm makes -0.50 points (BN minus none), the penalty -2.00 points (BN + L1 minus BN)."),
+    ],
+)
+def test_factorial_splits_bn_with_l1_into_norm_and_penalty(none: float, penalised: float, split: str) -> None:
+    plain = steady(bn=0.98, gn=0.9805, ln=0.98, none=none, **{"in": 0.97})
+
+    def accuracy(config: TrainConfig) -> float | None:
+        return penalised + 0.0001 * config.seed if config.variant == "BN + L1" else plain(config)
+
+    found = answers.factorial(made(trials("factorial"), accuracy))
+    assert found[0] == f'Of "BN + L1" {split}'
+    better, worse = ("BN + L1", "BN") if penalised > 0.98 else ("BN", "BN + L1")
+    assert found[1].startswith(f"L1: {better} is better than {worse}; GN + L1 and GN are equivalent; ")
+    assert f"Its largest effect: BN + L1 minus BN {100 * (penalised - 0.98):+.2f} points (" in found[1]
+    assert found[2].startswith("Norms without L1: GN and BN are equivalent; LN and BN are equivalent; BN is better ")
+    assert found[3].startswith("GN minus BN +0.05 points (")
+    assert found[6].startswith(f"NONE minus BN {100 * (none - 0.98):+.2f} points (")
+
+
+@pytest.mark.parametrize("name", ["factorial", "groups", "fashion"])
+def test_single_seeds_are_not_compared_and_said_to_be_so(name: str) -> None:
+    tables = made(trials(name, seeds=1), steady(bn=0.98, gn=0.97, ln=0.96, none=0.95, **{"in": 0.94}))
+    found = getattr(answers, name)(tables)
+    assert any(answers.NOT_COMPARED in text for text in found)
+    assert "better" not in " ".join(found)
+
+
+@pytest.mark.parametrize(("off", "said"), [(0.0, "equal to the digit"), (0.0003, "at most 0.03 points apart")])
+def test_groups_checks_that_gn_with_one_group_is_layer_norm(off: float, said: str) -> None:
+    def accuracy(config: TrainConfig) -> float:
+        one = config.norm == "gn" and config.groups == 1
+        return 0.98 - (off if one and config.seed == 2 else 0)
+
+    tables = made(trials("groups"), accuracy)
+    assert answers.groups(tables)[-1].endswith(f"with the same seed their accuracies are {said}.")
+    first, *others = dict.fromkeys(tables.results["group"])
+    assert first.startswith("LN")
+    assert answers.groups_pairs(tables) == [(other, first) for other in others]
+    assert len(others) == 5
+
+
+def test_fashion_gives_the_ranking_best_first() -> None:
+    [order, *each] = answers.fashion(made(trials("fashion"), steady(gn=0.90, ln=0.91, bn=0.905)))
+    assert order == (
+        "LN 91.05 %, BN + L1 90.55 %, GN 90.05 %, means of n = 10 runs each, seeds 0 to 9: LN is better than GN; "
+        "BN + L1 is better than GN; LN is better than BN + L1."
+    )
+    assert [text.split(" points")[0] for text in each] == ["GN minus LN -1.00", "GN minus BN + L1 -0.50",
+                                                          "LN minus BN + L1 +0.50"]  # fmt: skip
+
+
+def test_one_group_has_mean_and_spread_of_its_seeds_and_a_single_seed_no_interval() -> None:
+    configs = trials("small")
+    tables = made(configs, lambda config: 0.99 + 0.0001 * config.seed, parameters=lambda config: 3890)
+    [text] = answers.one_group(tables)
+    assert text.startswith("3,890 parameters reach 99.05 % (99.0")  # the mean of 99.00 to 99.09 is 99.045
+    assert text.endswith("mean of n = 10 seeds, bootstrap interval); single seeds from 99.00 to 99.09 %.")
+    [single] = answers.one_group(made(configs[:1], lambda config: 0.99, parameters=lambda config: 3890))
+    assert single == "3,890 parameters reach 99.00 % with one seed (n = 1, so no interval)."
+
+
+def test_bars_of_a_single_pair_are_not_called_corrected() -> None:
+    tables = made([*SEEDS, *(TrainConfig(norm="ln", seed=seed) for seed in (0, 1))], steady(gn=0.99, bn=0.98, ln=0.97))
+    assert "for all 3 pairs" in " ".join(answers.differences(tables).get_suptitle().split())
+    single = answers.differences(tables, [("GN", "BN")]).get_suptitle()
+    assert "bar: 95 % bootstrap interval of the mean difference" in " ".join(single.split())
+
+
+def test_finished_leaves_out_every_row_of_a_run_that_diverged() -> None:
+    tables = made(SEEDS, lambda config: None if config.norm == "gn" and config.seed else 0.99, wrong=lambda c: [1, 2])
+    ended = answers.finished(tables)
+    assert ended.results["run_id"].tolist() == ["run000", "run002", "run003"]
+    assert set(ended.epochs["run_id"]) == set(ended.misclassified["run_id"]) == {"run000", "run002", "run003"}
+    assert len(tables.epochs) == 61  # the run that diverged had one epoch
+    assert len(ended.epochs) == 60
+
+
+def test_one_is_not_many() -> None:
+    assert [answers.counted(number, "epoch") for number in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]

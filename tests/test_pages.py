@@ -1,0 +1,250 @@
+"""The experiments' pages, from tables made by hand: complete, without a number for what is none, the same every time."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import PROJECT
+from matplotlib.figure import Figure
+from test_answers import made, measured, trials
+
+from normstudy import pages
+from normstudy.config import L1, TrainConfig
+from normstudy.experiments import load_experiment
+from normstudy.measure import CORRUPTIONS
+from normstudy.report import save
+from normstudy.tables import Tables
+
+ACCURACIES = {"bn": 0.985, "gn": 0.984, "ln": 0.9835, "in": 0.98, "none": 0.97}
+DIVERGE = ("penalty", "batch_size", "learning_rate")
+NOT_A_NUMBER = re.compile(r"\b(nan|inf|None|NaT)\b")
+
+
+def accuracy(config: TrainConfig) -> float:
+    return ACCURACIES[config.norm] - 20 * config.l1 - 0.0002 * (config.seed * 7 % 5)
+
+
+def wrong(config: TrainConfig) -> list[int]:
+    """Images that defeat all, those of a norm alone, and those of a seed."""
+    return [7, 3520, *range(100, 105), *(200 + 20 * "bgli".index(config.norm[0]) + i for i in range(12 - config.seed))]
+
+
+def experiment_tables(name: str, *, seeds: int = 0, diverging: bool = False) -> Tables:
+    """All tables of an experiment of ours; `diverging` takes a whole cell of BN, and one run of GN."""
+    experiment = load_experiment(PROJECT / "experiments" / f"{name}.py", {}, seeds=seeds)
+    setting = {"penalty": "l1", "batch_size": "batch_size", "learning_rate": "lr"}.get(name, "lr")
+    highest = max(getattr(config, setting) for config in experiment.configs)
+    last = [config for config in experiment.configs if config.norm == "gn"][-1]
+
+    def found(config: TrainConfig) -> float | None:
+        lost = getattr(config, setting) == highest and config.norm == "bn"
+        return None if diverging and (lost or config == last) else accuracy(config)
+
+    tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, parts=experiment.parts)
+    return replace(tables, **{measure: measured(tables, ROWS[measure]) for measure in measures(name)})
+
+
+def measures(name: str) -> list[str]:
+    named = load_experiment(PROJECT / "experiments" / f"{name}.py", {}).measures
+    return [*named, *(["reliability"] if "calibration" in named else [])]
+
+
+def shift_rows(config: TrainConfig) -> list[dict[str, Any]]:
+    kinds = ["as trained", "re-estimated"] if config.norm == "bn" else ["as trained"]
+    shifts = [("none", 0), *((name, severity) for name in CORRUPTIONS for severity in (1, 5))]
+    return [
+        {"statistics": kind, "corruption": name, "severity": level, "accuracy": accuracy(config) - 0.1 * level, "loss": 1}
+        for kind in kinds for name, level in shifts
+    ]  # fmt: skip
+
+
+ROWS: dict[str, Any] = {
+    "weights": lambda config: [{"zero_share": 0.01 + 50 * config.l1}],
+    "statistics": lambda config: [row for row in shift_rows(config) if row["severity"] == 0],
+    "shift": shift_rows,
+    "calibration": lambda config: [
+        {"temperature": 1.1 + 0.01 * config.seed, "nll": 0.04, "nll_scaled": 0.03, "ece": 0.004, "ece_scaled": 0.002}
+    ],
+    "reliability": lambda config: [
+        {"scaled": scaled, "bin": place, "count": 5_000, "confidence": (place + 0.5) / 15, "accuracy": place / 15}
+        for scaled in (0, 1) for place in (3, 14)
+    ],
+}  # fmt: skip
+
+
+def sections(page: str) -> str:
+    """The text without links and code, whose words are no numbers."""
+    return re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+
+
+def test_every_experiment_has_a_page_and_every_page_an_experiment() -> None:
+    assert set(pages.PAGES) == {path.stem for path in (PROJECT / "experiments").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_a_page_has_question_bet_method_command_n_and_each_figure_once(name: str) -> None:
+    tables, figures = experiment_tables(name), ["means", "test_loss", "errors_only_gn", "misclassified_bn_l1"]
+    page, parts = pages.render(name, tables, figures), tables.parts or {}
+    assert page.startswith(f"# {parts['Question']}\n")
+    for part in ("Bet", "Method"):
+        assert f"**{part}.** {pages.sentence_case(parts[part])}\n" in page
+    for command in parts["Command"].split(", then "):
+        assert page.count(f"\n{command}\n") == 1
+    assert re.search(r"\bn = \d+|\| n \|", sections(page))
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", page)
+    assert [file for _, file in pictures] == [f"{figure}.png" for figure in figures]
+    assert len({text for text, _ in pictures if len(text) > 10}) == len(figures)
+    assert not NOT_A_NUMBER.search(sections(page))
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_no_page_has_a_nan_where_every_group_has_a_single_seed(name: str) -> None:
+    tables = experiment_tables(name, seeds=1)
+    page = pages.render(name, tables, [*pages.PAGES[name].figures(tables)])
+    assert not NOT_A_NUMBER.search(sections(page)), page
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("name", DIVERGE)
+def test_a_run_that_diverged_is_called_so_and_is_no_number(name: str, seeds: int) -> None:
+    tables = experiment_tables(name, seeds=seeds, diverging=True)
+    page = pages.render(name, tables, [*pages.PAGES[name].figures(tables)])
+    assert not NOT_A_NUMBER.search(sections(page)), page
+    assert re.search(r"^\| \S+ \|.*\| diverged \|", page, re.MULTILINE) or name == "batch_size"
+    failed = int(tables.results["diverged_at"].notna().sum())
+    assert f"{len(tables.results)} runs, of which {failed} diverged. " in page
+
+
+def test_an_experiment_of_yours_with_a_run_that_diverged_has_a_page() -> None:
+    configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm in ("gn", "bn", "ln") for seed in (0, 1)]
+    lost = {("gn", 0), ("bn", 0), ("bn", 1)}
+    tables = made(configs, lambda c: None if (c.norm, c.seed) in lost else 0.98 + 0.001 * c.seed, wrong=wrong)
+    page = pages.render("mine", tables, [*pages.page_of("mine").figures(tables)])
+    rows = re.findall(r"^\| (?:GN|BN|LN) .*$", page, re.MULTILINE)
+    assert rows[:2] == ["| GN | 2 | 98.10 %, 1 of 2 diverged |  | 0.0491 |", "| BN | 2 | diverged |  |  |"]
+    assert rows[2].startswith("| LN | 2 | 98.05 % (98.0")
+    assert not NOT_A_NUMBER.search(page)
+    assert "6 runs, of which 3 diverged" in page
+
+
+def test_cells_of_a_sweep_are_means_and_tell_how_many_diverged() -> None:
+    values = {("gn", 0): 0.98, ("gn", 1): 0.97, ("bn", 0): None, ("bn", 1): 0.96, ("ln", 0): None, ("ln", 1): None}
+    configs = [TrainConfig(norm=norm, lr=0.1, seed=seed) for norm, seed in values]
+    tables = made([*configs, TrainConfig(norm="gn", lr=0.5)], lambda c: values[c.norm, c.seed] if c.lr < 0.5 else 0.9)
+    assert pages.sweep_table(tables, "lr", "learning rate").splitlines()[:4] == [
+        "| learning rate | GN | BN | LN |",
+        "|---|---|---|---|",
+        "| 0.1 | 97.50 % | 96.00 %, 1 of 2 diverged | diverged |",
+        "| 0.5 | 90.00 % |  |  |",  # nothing ran there, so nothing diverged
+    ]
+
+
+def choice(name: str, losses: dict[str, list[float]], configs: list[TrainConfig] | None = None) -> Tables:
+    """Held-out losses by norm, in the order of the experiment's runs."""
+    configs = configs or trials(name)
+    left = {norm: iter(values) for norm, values in losses.items()}
+    by_key = {config.trial_key: next(left[config.norm]) for config in configs}
+    size = {"small": 3890, "narrow": 3906, "narrowplain": 3378}
+    return made(
+        configs, lambda config: 0.98, val_loss=lambda config: by_key[config.trial_key],
+        parameters=lambda config: size.get(config.network, 7522),
+    )  # fmt: skip
+
+
+RECIPES = [
+    TrainConfig(norm=norm, l1=1e-5 if norm == "bn" and other != {"l1": 1e-6} else 0.0, val_size=500, **other)
+    if "l1" not in other else TrainConfig(norm=norm, val_size=500, **other)
+    for other in ({}, {"lr": 0.5, "rotation": 7.0}, {"l1": 1e-6}) for norm in ("gn", "ln", "bn")
+]  # fmt: skip
+
+
+def test_held_out_choice_is_by_the_mean_of_the_norms_and_lambda_by_bn_alone() -> None:
+    # means: 0.04, 0.03, and 0.02 with the other lambda, which has no say on the recipe
+    tables = choice("recipe", {"gn": [0.03, 0.03, 0.01], "ln": [0.04, 0.03, 0.01], "bn": [0.05, 0.03, 0.04]}, RECIPES)
+    lr, rotation = TrainConfig().lr, TrainConfig().rotation
+    assert pages.held_out(tables) == [
+        f"Lowest held-out loss, mean of GN, LN, BN: lr 0.5, rotation 7 (0.0300 nats), before lr {lr:g}, rotation "
+        f"{rotation:g} (0.0400 nats).",
+        "Lambda, by BN's own held-out loss: 1e-06 (0.0400 nats), before 1e-05 (0.0500 nats).",
+        "Configurations tried, by norm: GN 3, LN 3, BN 3. The test set had no say.",
+    ]
+    lines = pages.held_out_table(tables).splitlines()
+    assert lines[0] == "| tried | parameters | GN | LN | BN | mean loss |"
+    assert lines[2] == (
+        f"| lr {lr:g}, rotation {rotation:g}, l1 1e-06 | 7,522 | 97.80 % / 0.0100 | 97.80 % / 0.0100 | "
+        "97.80 % / 0.0400 | 0.0200 |"
+    )
+    assert lines[4].endswith("| 0.0400 |")
+    assert lines[-1].startswith("Accuracy / loss (nats) on 500 held-out training images, last epoch, n = 1 run each,")
+
+
+def test_networks_are_chosen_among_those_of_their_size() -> None:
+    configs = [
+        TrainConfig(norm=norm, network=network, val_size=500, l1=L1 if norm == "bn" else 0)
+        for network in ("plain", "small", "late", "narrow") for norm in ("gn", "bn")
+    ]  # fmt: skip
+    losses = [0.03, 0.05, 0.02, 0.04]
+    assert pages.held_out(choice("networks", {"gn": losses, "bn": losses}, configs))[:2] == [
+        "Under 4,000 parameters, lowest held-out loss, mean of GN, BN: network narrow (0.0400 nats), before network "
+        "small (0.0500 nats).",
+        "Under 8,000 parameters, lowest held-out loss, mean of GN, BN: network late (0.0200 nats), before network plain "
+        "(0.0300 nats).",
+    ]
+
+
+def test_hours_are_epochs_times_seconds_shared_by_what_ran_at_once() -> None:
+    configs = [TrainConfig(norm=norm, epochs=20, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
+    tables = made(configs, lambda config: None if config.norm == "bn" and config.seed else 0.98)
+    # 3 runs of 20 epochs and one that ended after 1, 18 s an epoch, 2 processes: 61 * 18 / 2 s
+    assert pages.hours(tables) == pytest.approx(61 * 9 / 3600)
+    assert pages.size(tables) == (
+        "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once on 2 CPU cores."
+    )
+    stacked = replace(tables, results=tables.results.assign(stack=3, side_by_side=1, cores=1, seconds_per_epoch=3600.0))
+    assert pages.hours(stacked) == pytest.approx(61 / 3)
+    assert pages.size(stacked).endswith("took 20.3 hours, one process at a time on 1 CPU core.")
+    none = replace(tables, results=tables.results.assign(seconds_per_epoch=math.nan), epochs=tables.epochs[:0])
+    assert pages.hours(none) == 0
+
+
+def test_a_question_is_text_and_no_markup() -> None:
+    tables = replace(experiment_tables("small"), parts={"Question": "Is <b>x</b> [better](http://x)?"})
+    assert pages.render("small", tables, []).startswith("# Is &lt;b>x&lt;/b> \\[better\\](http&#58;//x)?\n")
+
+
+def drawn(figures: dict[str, Figure], folder: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    for name, figure in figures.items():
+        save(figure, folder / name)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_tables_that_were_saved_and_loaded_give_the_same_page_and_figures(name: str, tmp_path: Path) -> None:
+    tables = experiment_tables(name, diverging=name in DIVERGE)
+    tables.save(tmp_path / "export")
+    loaded, page = Tables.load(tmp_path / "export"), pages.PAGES[name]
+    figures = page.figures(loaded)
+    assert pages.render(name, loaded, [*figures]) == pages.render(name, tables, [*figures])
+    assert page.main in figures or not page.main
+    before, after = (drawn(page.figures(t), tmp_path / which) for t, which in ((tables, "before"), (loaded, "after")))
+    assert before == after
+    assert len(after) == 2 * len(figures)
+
+
+def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> None:
+    tables = experiment_tables("shift")
+    black = pd.DataFrame({"index": [3, 4], "pixels": ["00" * 784, "1e" + "05" * 783]})
+    replace(tables, images=black).save(tmp_path)
+    loaded = Tables.load(tmp_path)
+    assert loaded.images is not None
+    assert loaded.images["pixels"].tolist() == black["pixels"].tolist()
+    assert loaded.results["group"].tolist() == tables.results["group"].tolist()
+    assert "NONE" in set(loaded.results["group"])
+    assert "none" in set(loaded.results["norm"])
+    assert loaded.configs() == tables.configs()
+    assert loaded.results["diverged_at"].isna().all()

@@ -1,0 +1,187 @@
+"""Which runs are read, and that a run is read whole or not at all."""
+
+import re
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from conftest import SMALL
+from test_report import EXPERIMENT, study_run
+
+from benchmarks.fake_runs import log_fake_runs
+from normstudy.collect import tables_of
+from normstudy.config import TrainConfig
+from normstudy.errors import ReportError
+from normstudy.experiments import Experiment
+from normstudy.measuring import log
+from normstudy.report import report
+from normstudy.runs import finished_trials, planned_in, without_measure
+from normstudy.tracking import Artifact, Measure, Metric, Tag
+from normstudy.untrusted import COLUMNS
+
+
+def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
+    parent_id = study_run()
+    assert planned_in(parent_id) == EXPERIMENT
+    with pytest.raises(ReportError, match="parent=0123: not the run of a study"):
+        planned_in("0123")
+
+
+@pytest.mark.parametrize("parent_id", ["../../x", "x' OR '1' = '1", "/etc", "a\nb", "runs:/x"])
+def test_a_parent_that_is_no_run_id_is_refused_in_one_line(parent_id: str) -> None:
+    with pytest.raises(ReportError, match=r"^parent=[^\n]*: not a run id$"):
+        planned_in(parent_id)
+
+
+def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) -> str:
+    """A finished run with only what the reader asks for first, at these steps."""
+    client = mlflow.MlflowClient()
+    run_id = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.CORES: "2"}).info.run_id
+    for name, value in {**config.model_dump(), "parameters": 7522}.items():
+        client.log_param(run_id, name, value)
+    for metric in Metric:
+        for step in steps:
+            client.log_metric(run_id, metric, accuracy + 0.001 * step, step=step, timestamp=step)
+    client.log_dict(run_id, {"columns": [*COLUMNS], "data": []}, Artifact.MISCLASSIFIED)
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_written(
+    store: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    states = {"bn": "FAILED", "ln": "KILLED", "in": "RUNNING", "gn": None}
+    configs = [TrainConfig(norm=norm) for norm in states]
+    for config, state in zip(configs, states.values(), strict=True):
+        if state:
+            run = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.FAILURE: f"reason {config.norm}"})
+            if state != "RUNNING":
+                client.set_terminated(run.info.run_id, state)
+    planned = Experiment(name="study", question="?", configs=tuple(configs))
+    with pytest.raises(ReportError, match="nothing was drawn") as caught:
+        report(planned, parent_id=None, out=tmp_path / "report")
+    message = str(caught.value)
+    assert re.search(r"BN is FAILED \(run [0-9a-f]{32}: reason bn\)", message)
+    assert re.search(r"LN is KILLED \(run [0-9a-f]{32}: reason ln\)", message)
+    assert re.search(r"IN is still running \(run [0-9a-f]{32}", message)
+    assert "GN is missing" in message
+    assert message.endswith(f"(on {store})")
+    assert "\n" not in message
+    assert not (tmp_path / "report").exists()
+
+
+def test_history_with_a_hole_is_refused(store: str) -> None:
+    config = TrainConfig(epochs=4)
+    copy_of_a_run(config, steps=[1, 2, 4])
+    with pytest.raises(ReportError, match="has no value at epoch 3"):
+        finished_trials([config], None)
+
+
+def test_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
+    config = TrainConfig(epochs=1)
+    copy_of_a_run(config, steps=[1], accuracy=0.989)
+    with pytest.raises(ReportError, match="0 misclassified images are logged, its accuracy says 100"):
+        finished_trials([config], None)
+
+
+def test_step_logged_twice_counts_once_with_its_newest_value(store: str) -> None:
+    config = TrainConfig(epochs=2)
+    run_id = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    mlflow.MlflowClient().log_metric(run_id, Metric.TRAIN_LOSS, 7.0, step=1, timestamp=99)
+    [record] = finished_trials([config], None)
+    assert record.epochs[Metric.TRAIN_LOSS].tolist() == [7.0, pytest.approx(1.0)]
+
+
+def test_newest_finished_run_is_taken_over_older_and_unfinished_ones(store: str) -> None:
+    config = TrainConfig(epochs=2)
+    copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    time.sleep(0.01)
+    newest = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    time.sleep(0.01)
+    mlflow.MlflowClient().create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
+    assert [record.run_id for record in finished_trials([config], None)] == [newest]
+
+
+def diverged_run(config: TrainConfig, *, step: int, epochs: int) -> str:
+    """A run that failed at this step, after so many whole epochs."""
+    run_id = copy_of_a_run(config, steps=[*range(1, epochs + 1)], accuracy=0.9)
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, Tag.FAILURE, f"Diverged: the training loss is not finite at step {step}")
+    client.set_tag(run_id, Tag.FAILURE_STEP, str(step))
+    client.set_terminated(run_id, "FAILED")
+    return run_id
+
+
+STEPS = 640 // TrainConfig().batch_size  # of an epoch on 640 images
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(1, 0), (STEPS, 0), (STEPS + 1, 1), (2 * STEPS, 1)])
+def test_diverged_run_has_its_step_its_whole_epochs_and_no_result(store: str, step: int, epochs: int) -> None:
+    diverging, finished = TrainConfig(lr=3.0, **SMALL), TrainConfig(norm="ln", lr=3.0, **SMALL)
+    run_id = diverged_run(diverging, step=step, epochs=epochs)
+    copy_of_a_run(finished, steps=[1, 2], accuracy=0.998)
+    records = finished_trials([diverging, finished], None, may_diverge=True)
+    assert [record.diverged_at for record in records] == [step, None]
+    assert [len(record.epochs) for record in records] == [epochs, 2]
+    tables = tables_of("edge", records)
+    row = tables.results.set_index("run_id").loc[run_id]
+    assert row["diverged_at"] == step
+    assert row[["test_accuracy", "test_loss", "train_accuracy", "errors"]].isna().all()
+    assert tables.results["diverged_at"].isna().tolist() == [False, True]
+    assert len(tables.epochs[tables.epochs["run_id"] == run_id]) == epochs
+    assert tables.epochs[str(Metric.TEST_ACCURACY)].dtype == float
+    assert run_id not in set(tables.misclassified["run_id"])
+
+
+def test_diverged_run_is_refused_where_none_may_diverge(store: str) -> None:
+    config = TrainConfig(lr=3.0, **SMALL)
+    diverged_run(config, step=5, epochs=0)
+    with pytest.raises(ReportError, match=r"GN is FAILED \(run [0-9a-f]{32}: Diverged: .* not finite at step 5\)"):
+        finished_trials([config], None)
+
+
+def test_run_that_failed_for_another_reason_is_refused_even_where_one_may_diverge(store: str) -> None:
+    config = TrainConfig(lr=3.0, **SMALL)
+    run_id = diverged_run(config, step=5, epochs=0)
+    mlflow.MlflowClient().delete_tag(run_id, Tag.FAILURE_STEP)
+    with pytest.raises(ReportError, match=f"GN is FAILED .run {run_id}"):
+        finished_trials([config], None, may_diverge=True)
+
+
+def test_diverged_run_that_lacks_an_epoch_before_its_step_is_refused(store: str) -> None:
+    config = TrainConfig(lr=3.0, **SMALL)
+    run_id = diverged_run(config, step=STEPS + 1, epochs=0)
+    with pytest.raises(ReportError, match=f"run {run_id}: train/loss has no value at epoch 1"):
+        finished_trials([config], None, may_diverge=True)
+
+
+def test_runs_that_have_a_measures_table_and_those_that_diverged_are_not_measured(store: str) -> None:
+    config, diverging = TrainConfig(epochs=1), TrainConfig(norm="none", lr=3.0, epochs=1)
+    log_fake_runs([config], seeds=3)
+    diverged_run(diverging, step=1, epochs=0)
+    configs = [*(config.model_copy(update={"seed": seed}) for seed in range(3)), diverging]
+    left = without_measure(configs, Measure.WEIGHTS, may_diverge=True)
+    assert [trial.seed for trial, _ in left] == [0, 1, 2]
+    log(left[1][1], {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.25]})})
+    assert without_measure(configs, Measure.WEIGHTS, may_diverge=True) == [left[0], left[2]]
+    assert without_measure(configs, Measure.SHIFT, may_diverge=True) == left
+    with pytest.raises(ReportError, match=r"nothing was drawn: NONE is FAILED"):
+        without_measure(configs, Measure.WEIGHTS, may_diverge=False)
+
+
+def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store: str) -> None:
+    config = TrainConfig(epochs=1)
+    log_fake_runs([config], seeds=2)
+    configs = [config, config.model_copy(update={"seed": 1})]
+    [(_, first), (_, second)] = without_measure(configs, Measure.WEIGHTS, may_diverge=False)
+    log(first, {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.25]})})
+    with pytest.raises(ReportError, match=f"run {second}: artifact measures/weights.json can't be read"):
+        finished_trials(configs, None, measures=[Measure.WEIGHTS])
+    log(second, {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.5]})})
+    records = finished_trials(configs, None, measures=[Measure.WEIGHTS])
+    weights = tables_of("edge", records, measures=[Measure.WEIGHTS]).weights
+    assert weights is not None
+    assert weights[["run_id", "seed", "zero_share"]].to_numpy().tolist() == [[first, 0, 0.25], [second, 1, 0.5]]
