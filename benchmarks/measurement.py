@@ -12,7 +12,7 @@ STARTED = float(
     os.environ.get("BENCHMARK_STARTED", time.time())
 )  # seconds since 1970; whoever starts a process sets it
 RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 ROTATION, TRANSLATION, SCALE = 10.0, 2.0, 0.1  # degrees, pixels, fraction: the defaults of TrainConfig, a test compares
 STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}  # settings without augmentation
 WARM_UP_STEPS = 50  # of the contenders whose first epoch is cut short

@@ -14,7 +14,7 @@ from normstudy.errors import ReportError
 from normstudy.tracking import Measure
 
 # of a table: each column's kinds of number and its highest value, the lowest is 0; or the words that may stand in it
-Columns = Mapping[str, tuple[str, float] | frozenset[str]]
+Columns = Mapping[str, tuple[str, int | float] | frozenset[str]]
 SHARE, NATS, COUNT = ("if", 1.0), ("if", 1e39), ("i", 1e9)  # nats of float32 logits are at most 7e38
 COLUMNS: Columns = {  # of the misclassified images
     "index": ("i", 9_999), "true": ("i", 9), "predicted": ("i", 9),

@@ -43,7 +43,7 @@ def test_errors_counts_what_defeats_all_and_what_defeats_one_group_alone() -> No
 
 
 def test_errors_without_a_common_image_or_without_any_are_told_in_whole_sentences() -> None:
-    nothing = dict.fromkeys(WRONG, [])
+    nothing: dict[tuple[str, int], list[int]] = {run: [] for run in WRONG}
     assert errors_as_data.errors(tables_of(nothing)) == ["None of the 4 runs misclassified a test image."]
     found = errors_as_data.errors(tables_of(nothing | {("bn", 1): [4]}))
     assert found[0] == "Of 10,000 test images at least one of the 4 runs gets 1 wrong, and none is wrong in all runs."
@@ -104,7 +104,7 @@ def test_a_group_whose_lowest_seed_diverged_has_no_grid_and_the_others_have() ->
 def test_class_counts_are_those_of_mnists_test_labels() -> None:
     labels = np.frombuffer(dict(unpacked("mnist", archives("mnist")))["t10k-labels-idx1-ubyte"], np.uint8, offset=8)
     digits, counts = np.unique(labels, return_counts=True)
-    assert errors_as_data.CLASS_COUNTS == dict(zip(digits.tolist(), counts.tolist(), strict=True))
+    assert dict(zip(digits.tolist(), counts.tolist(), strict=True)) == errors_as_data.CLASS_COUNTS
 
 
 def test_pictures_come_from_the_very_images_that_networks_are_tested_on() -> None:

@@ -12,7 +12,6 @@ from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
 from normstudy.errors import ConfigError, StudyError
 from normstudy.experiments import Experiment, load_experiment
-from normstudy.pages import PAGES
 from normstudy.runs import finished_trials, planned_in
 from normstudy.tracking import Measure, Tag
 from normstudy.trials import Claim, State
@@ -48,10 +47,6 @@ def test_every_experiment_states_question_bet_method_and_command(path: Path) -> 
     assert all(experiment.parts[part] for part in ("Bet", "Method"))
     assert set(experiment.measures) <= set(Measure)
     assert len({config.trial_key for config in experiment.configs}) == len(experiment.configs)
-
-
-def test_every_experiment_has_its_page() -> None:
-    assert set(PAGES) == {path.stem for path in EXPERIMENTS}
 
 
 def test_parts_are_what_stands_behind_a_word_and_a_colon_at_a_lines_start() -> None:

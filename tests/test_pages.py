@@ -1,4 +1,4 @@
-"""The experiments' pages, from tables made by hand: complete, without a number for what is none, the same every time."""
+"""The experiments' pages, from tables made by hand: complete, no number for what is none, the same every time."""
 
 import math
 import re
@@ -38,11 +38,11 @@ def experiment_tables(name: str, *, seeds: int = 0, diverging: bool = False) -> 
     experiment = load_experiment(PROJECT / "experiments" / f"{name}.py", {}, seeds=seeds)
     setting = {"penalty": "l1", "batch_size": "batch_size", "learning_rate": "lr"}.get(name, "lr")
     highest = max(getattr(config, setting) for config in experiment.configs)
-    last = [config for config in experiment.configs if config.norm == "gn"][-1]
+    last = [config for config in experiment.configs if config.norm == "gn"][-1:]
 
     def found(config: TrainConfig) -> float | None:
         lost = getattr(config, setting) == highest and config.norm == "bn"
-        return None if diverging and (lost or config == last) else accuracy(config)
+        return None if diverging and (lost or config in last) else accuracy(config)
 
     tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, parts=experiment.parts)
     return replace(tables, **{measure: measured(tables, ROWS[measure]) for measure in measures(name)})
@@ -57,9 +57,16 @@ def shift_rows(config: TrainConfig) -> list[dict[str, Any]]:
     kinds = ["as trained", "re-estimated"] if config.norm == "bn" else ["as trained"]
     shifts = [("none", 0), *((name, severity) for name in CORRUPTIONS for severity in (1, 5))]
     return [
-        {"statistics": kind, "corruption": name, "severity": level, "accuracy": accuracy(config) - 0.1 * level, "loss": 1}
-        for kind in kinds for name, level in shifts
-    ]  # fmt: skip
+        {
+            "statistics": kind,
+            "corruption": name,
+            "severity": level,
+            "accuracy": accuracy(config) - level / 10,
+            "loss": 1.0,
+        }
+        for kind in kinds
+        for name, level in shifts
+    ]
 
 
 ROWS: dict[str, Any] = {
@@ -114,7 +121,7 @@ def test_a_run_that_diverged_is_called_so_and_is_no_number(name: str, seeds: int
     tables = experiment_tables(name, seeds=seeds, diverging=True)
     page = pages.render(name, tables, [*pages.PAGES[name].figures(tables)])
     assert not NOT_A_NUMBER.search(sections(page)), page
-    assert re.search(r"^\| \S+ \|.*\| diverged \|", page, re.MULTILINE) or name == "batch_size"
+    assert "| diverged |" in page
     failed = int(tables.results["diverged_at"].notna().sum())
     assert f"{len(tables.results)} runs, of which {failed} diverged. " in page
 
@@ -125,7 +132,7 @@ def test_an_experiment_of_yours_with_a_run_that_diverged_has_a_page() -> None:
     tables = made(configs, lambda c: None if (c.norm, c.seed) in lost else 0.98 + 0.001 * c.seed, wrong=wrong)
     page = pages.render("mine", tables, [*pages.page_of("mine").figures(tables)])
     rows = re.findall(r"^\| (?:GN|BN|LN) .*$", page, re.MULTILINE)
-    assert rows[:2] == ["| GN | 2 | 98.10 %, 1 of 2 diverged |  | 0.0491 |", "| BN | 2 | diverged |  |  |"]
+    assert rows[:2] == ["| GN | 2 | 98.10 %, 1 of 2 diverged |  | 0.0981 |", "| BN | 2 | diverged |  |  |"]
     assert rows[2].startswith("| LN | 2 | 98.05 % (98.0")
     assert not NOT_A_NUMBER.search(page)
     assert "6 runs, of which 3 diverged" in page
@@ -191,8 +198,8 @@ def test_networks_are_chosen_among_those_of_their_size() -> None:
     assert pages.held_out(choice("networks", {"gn": losses, "bn": losses}, configs))[:2] == [
         "Under 4,000 parameters, lowest held-out loss, mean of GN, BN: network narrow (0.0400 nats), before network "
         "small (0.0500 nats).",
-        "Under 8,000 parameters, lowest held-out loss, mean of GN, BN: network late (0.0200 nats), before network plain "
-        "(0.0300 nats).",
+        "Under 8,000 parameters, lowest held-out loss, mean of GN, BN: network late (0.0200 nats), before network "
+        "plain (0.0300 nats).",
     ]
 
 

@@ -74,7 +74,8 @@ def test_collapsed_are_exactly_the_cells_from_72_to_95_percent() -> None:
         ("ln", 1e-2): None,
     }  # fmt: skip
     assert sweeps.penalty(penalised(cells))[2] == (
-        "The 72 to 95 % that others report show at: BN at 0.0001 (95.00 %), BN at 0.001 (72.00 %), GN at 0.01 (80.00 %)."
+        "The 72 to 95 % that others report show at: BN at 0.0001 (95.00 %), BN at 0.001 (72.00 %), GN at 0.01 "
+        "(80.00 %)."
     )
     assert sweeps.penalty(penalised({}))[2].endswith("show at: no lambda of this grid.")
 
@@ -152,10 +153,10 @@ def test_batch_size_gives_the_error_at_the_smallest_as_a_multiple_of_that_at_64(
         return {2: 0.954, 64: 0.98, 256: 0.97}[config.batch_size] if config.norm == "bn" else 0.98
 
     assert sweeps.batch_size(made(CELLS, accuracy)) == [
-        "BN: test error 4.60 % at batches of 2, 2.00 % at batches of 64, 3.00 % at batches of 256; at 2 it is 2.3 times "
-        "that at 64.",
-        "GN: test error 2.00 % at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256; at 2 it is 1.0 times "
-        "that at 64.",
+        "BN: test error 4.60 % at batches of 2, 2.00 % at batches of 64, 3.00 % at batches of 256; at 2 it is 2.3 "
+        "times that at 64.",
+        "GN: test error 2.00 % at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256; at 2 it is 1.0 "
+        "times that at 64.",
         "Batch size with the lowest test error: BN 64, GN 2.",
     ]
 
