@@ -4,7 +4,7 @@ Bet: after 20 epochs all three are over-confident, the temperature is above 1, a
 Method: negative log-likelihood and expected calibration error (15 bins) on the test images, before and after a
 temperature fitted on 6,000 held-out training images: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 Reduced: to 3 seeds.
-Command: python -m normstudy study experiments/calibration.py, then python -m normstudy measure
+Command: python -m normstudy study experiments/calibration.py --stack 2, then python -m normstudy measure
 experiments/calibration.py
 """
 
