@@ -146,7 +146,9 @@ def no_figures(tables: Tables) -> dict[str, Figure]:
 def assignment_findings(tables: Tables) -> list[str]:
     """What the three variants' errors say, beside the summary."""
     ended = answers.finished(tables)
-    return errors_as_data.errors(ended) if has_several_seeds(ended.results) else []
+    if not has_several_seeds(ended.results):
+        return []
+    return [*errors_as_data.errors(ended), answers.targets(tables), answers.picked(tables)]
 
 
 def assignment_table(tables: Tables) -> str:

@@ -19,6 +19,7 @@ from normstudy.tracking import Measure, log_to_run
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 PAGE = "index.md"
 FIRST = "assignment"
+IN_README = 5  # findings of an experiment; its page has all
 ERRORS = "Which images does every network get wrong, and which only one norm's?"
 
 
@@ -138,7 +139,7 @@ def render_all(tables: dict[str, Tables], *, figures_at: Path) -> str:
 
 def finding(name: str, tables: Tables, question: str, figure: str, figures_at: Path) -> str:
     """What an experiment found, with a figure and the way to its page."""
-    said = "\n".join(f"- {text}" for text in pages.page_of(name).findings(tables)[:3])
+    said = "\n".join(f"- {text}" for text in pages.page_of(name).findings(tables)[:IN_README])
     shown = [picture(plain(question), figure, figures_at / name)] if figure else []
     link = f"All of it, and the command: [{name}]({(figures_at / name / PAGE).as_posix()})."
     return "\n\n".join([f"### {plain(question)}", said, *shown, link])

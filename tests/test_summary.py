@@ -8,7 +8,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import write_report
 
 from benchmarks.fake_runs import log_fake_runs
 from normstudy import reading, runs
@@ -16,6 +15,7 @@ from normstudy.collect import tables_of
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
 from normstudy.graphs import curves, grid_of, subtitle
+from normstudy.report import render
 from normstudy.runs import finished_trials
 from normstudy.stats import Verdict, bootstrap_interval
 from normstudy.summary import comparisons, findings, spans, summary
@@ -46,21 +46,21 @@ def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) ->
     return Tables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong))
 
 
-def test_every_seed_of_a_variant_is_used(store: str, tmp_path: Path) -> None:
+def test_every_seed_of_a_variant_is_used(store: str) -> None:
     log_fake_runs(VARIANTS, seeds=3)
-    folder, readme = write_report(tmp_path, with_seeds(VARIANTS, 3), None)
-    results = pd.read_csv(folder / "results.csv")
+    tables = tables_of("study", finished_trials(with_seeds(VARIANTS, 3), None))
+    block, results = render(tables, figures_at=Path("report")), tables.results
     logged = {run.info.run_id: run for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
     assert set(results["run_id"]) == set(logged)
     for group, rows in results.groupby("group"):
         accuracies = [logged[run_id].data.metrics[Metric.TEST_ACCURACY] for run_id in rows["run_id"]]
         low, high = bootstrap_interval(np.array(accuracies), np.random.default_rng(0))
         interval = f"{100 * np.mean(accuracies):.2f} % ({100 * low:.2f} to {100 * high:.2f})"
-        assert f"| {group} | 3 | 7,522 | {interval} |" in readme
-    assert "mean test accuracy of n = 3 runs each, seeds 0 to 2, last epoch." in readme
-    for name in ("epochs", "misclassified"):
-        assert set(pd.read_csv(folder / f"{name}.csv")["seed"]) == {0, 1, 2}
-    assert {path.stem for path in folder.glob("misclassified_*.png")} == {"misclassified_gn", "misclassified_bn_l1"}
+        assert f"| {group} | 3 | 7,522 | {interval} |" in block
+    assert "mean test accuracy of n = 3 runs each, seeds 0 to 2, last epoch." in block
+    for table in (tables.epochs, tables.misclassified):
+        assert set(table["seed"]) == {0, 1, 2}
+    assert re.findall(r"report/misclassified_(\w+)\.png", block) == ["gn", "bn_l1"]
 
 
 def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str) -> None:
