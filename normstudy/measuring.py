@@ -23,16 +23,16 @@ from normstudy.provenance import require_archives, usable_cores
 from normstudy.reading import read_artifact_of
 from normstudy.record import write_json
 from normstudy.runs import without_measure
-from normstudy.signals import StopSignal
 from normstudy.step import MEMORY_FORMAT
 from normstudy.tracking import Artifact, Measure, log_to_run
 from normstudy.train import build_model
 
 Measured = dict[Measure, pd.DataFrame]
 Way = Callable[[DigitNet], Measured]
+Stop = Callable[[], int | None]
 
 
-def measure(experiment: Experiment, stop_signal: StopSignal) -> int:
+def measure(experiment: Experiment, stop_signal: Stop) -> int:
     """Measure the finished runs of an experiment for what its `MEASURES` name; how many runs got a table.
 
     A run that has its tables is left alone, so an interrupted command goes on where it was.
@@ -63,7 +63,7 @@ def measure(experiment: Experiment, stop_signal: StopSignal) -> int:
     return done
 
 
-def measured(runs: Sequence[tuple[TrainConfig, str]], way: Way, stop_signal: StopSignal) -> Iterator[None]:
+def measured(runs: Sequence[tuple[TrainConfig, str]], way: Way, stop_signal: Stop) -> Iterator[None]:
     """Measure and log each run, as many at once as there are cores: torch's work frees Python's lock."""
 
     def one(config: TrainConfig, run_id: str) -> None:

@@ -143,7 +143,7 @@ def answer_of_seeds(tables: Tables, scores: str) -> list[str]:
     results = tables.results
     accuracies = results.groupby("group", sort=False)["test_accuracy"]
     deviations = accuracies.std().dropna()
-    lines = [f"**{scores}**: mean test accuracy of {sample(results)}, last epoch."]
+    lines = [f"**{scores}**: mean test accuracy of {sample(results)}, last epoch.", ""]
     pairs = comparisons(tables)
     if pairs:
         widest = max(pairs, key=lambda pair: abs(pair.difference))
@@ -184,9 +184,9 @@ def verdict_in_words(pair: Comparison) -> str:
 
 def measured(pair: Comparison) -> str:
     """The difference of a pair with its interval, test and n."""
-    low, high = (f"{100 * bound:+.2f}" for bound in (pair.low, pair.high))
+    low, high = (f"{100 * bound:+z.2f}" for bound in (pair.low, pair.high))
     p = "p < 0.001" if pair.p < 0.001 else f"p = {pair.p:.3f}"
-    return f"{pair.a} minus {pair.b} {100 * pair.difference:+.2f} points ({low} to {high}; {p}; n = {pair.n} pairs)"
+    return f"{pair.a} minus {pair.b} {100 * pair.difference:+z.2f} points ({low} to {high}; {p}; n = {pair.n} pairs)"
 
 
 def points(fraction: float) -> str:

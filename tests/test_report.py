@@ -111,7 +111,7 @@ def contents_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: str, tmp_path: Path) -> None:
-    variants = [TrainConfig(norm=norm, l1=l1, epochs=2) for norm, l1 in (("gn", 0.0), ("ln", 0.0), ("bn", L1))]
+    variants = [TrainConfig(norm="gn", epochs=2), TrainConfig(norm="bn", l1=L1, epochs=2)]
     log_fake_runs(variants, seeds=3)
     configs = tuple(config.model_copy(update={"seed": seed}) for seed in range(3) for config in variants)
     planned = Experiment(name="assignment", question="Which?\nBet: none.\nCommand: run it", configs=configs)
@@ -127,7 +127,7 @@ def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: 
     assert kept == {name: live[name] for name in kept}
     assert {"means.png", "differences.png", "errors_overlap.png", "errors_common.png"} <= live.keys()
     pictures = re.findall(r"\]\((\S*?\.png)\)", readme.read_text())
-    assert len(pictures) == 5
+    assert len(pictures) == 4  # both graphs and a grid for each variant
     assert all(Path(picture).is_file() for picture in pictures)
 
 

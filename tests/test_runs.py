@@ -173,7 +173,7 @@ def test_runs_that_have_a_measures_table_and_those_that_diverged_are_not_measure
 
 
 def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store: str) -> None:
-    config = TrainConfig(epochs=1)
+    config = TrainConfig(epochs=2)
     log_fake_runs([config], seeds=2)
     configs = [config, config.model_copy(update={"seed": 1})]
     [(_, first), (_, second)] = without_measure(configs, Measure.WEIGHTS, may_diverge=False)
