@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from normstudy import charts
 from normstudy.stats import MARGIN, Comparison, binomial_deviation, bootstrap_interval
-from normstudy.summary import comparisons, measured, points, sample, sentence
+from normstudy.summary import comparisons, judged, measured, points, sample, sentence
 from normstudy.tables import TEST_IMAGES, Tables, by_seed
 from normstudy.tracking import Metric
 
@@ -33,7 +33,7 @@ def counted(number: int, noun: str) -> str:
 
 def verdicts(pairs: Sequence[Comparison]) -> list[str]:
     """All verdicts in one sentence, then each with its difference, interval, test and n."""
-    return [sentence(pairs), *(f"{measured(pair)}: **{pair.verdict}**." for pair in pairs)] if pairs else [NOT_COMPARED]
+    return [sentence(pairs), *map(judged, pairs)] if pairs else [NOT_COMPARED]
 
 
 def note(tables: Tables, bars: str = "") -> str:
@@ -84,19 +84,20 @@ def targets(tables: Tables) -> str:
     lowest, highest = means.idxmin(), means.idxmax()
     return (
         f"Targets set beforehand, for means over seeds: every variant {100 * EVERY:.2f} % or more, "
-        f"{_met(means[lowest] >= EVERY)} (lowest: {lowest} {100 * means[lowest]:.3f} %); the best {100 * BEST:.2f} % "
-        f"or more, {_met(means[highest] >= BEST)} ({highest} {100 * means[highest]:.3f} %)."
+        f"{_met(means[lowest], EVERY)} (lowest: {lowest} {100 * means[lowest]:.3f} %); the best {100 * BEST:.2f} % "
+        f"or more, {_met(means[highest], BEST)} ({highest} {100 * means[highest]:.3f} %)."
     )
 
 
-def _met(reached: bool) -> str:
-    return "met" if reached else "not met"
+def _met(mean: float, target: float) -> str:
+    return "met" if mean >= target else "not met"
 
 
 def picked(tables: Tables) -> str:
     """What the same runs would read if seed and epoch were picked on the test images."""
+    tables = finished(tables)
     best = tables.epochs.groupby("group", sort=False)[str(Metric.TEST_ACCURACY)].max()
-    means = finished(tables).results.groupby("group", sort=False)["test_accuracy"].mean()
+    means = tables.results.groupby("group", sort=False)["test_accuracy"].mean()
     return (
         "Picked on the test images, the best epoch of the best seed, the same runs would read "
         + ", ".join(f"{group} {100 * value:.2f} %" for group, value in best.items())
@@ -115,7 +116,7 @@ def one_group(tables: Tables) -> list[str]:
         f"{parameters:,} parameters reach {100 * values.mean():.2f} % ({100 * low:.2f} to {100 * high:.2f}; "
         f"mean of n = {len(values)} seeds, bootstrap interval); single seeds from {100 * values.min():.2f} to "
         f"{100 * values.max():.2f} %. The target set beforehand, {100 * SMALL:.2f} % in the mean, is "
-        f"{_met(values.mean() >= SMALL)}."
+        f"{_met(values.mean(), SMALL)}."
     ]
 
 

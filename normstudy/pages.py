@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -143,12 +143,18 @@ def no_figures(tables: Tables) -> dict[str, Figure]:
     return {}
 
 
-def assignment_findings(tables: Tables) -> list[str]:
-    """What the three variants' errors say, beside the summary."""
+def own_findings(tables: Tables) -> list[str]:
+    """What the errors of several seeds say, beside the summary."""
     ended = answers.finished(tables)
     if not has_several_seeds(ended.results):
         return []
-    return [*errors_as_data.errors(ended), answers.targets(tables), answers.picked(tables)]
+    return [*errors_as_data.errors(ended), answers.picked(ended)]
+
+
+def assignment_findings(tables: Tables) -> list[str]:
+    """The same, and whether the assignment's targets were met, which are nobody else's."""
+    *errors, picked = own_findings(tables) or [""]
+    return [*errors, answers.targets(tables), picked] if picked else []
 
 
 def assignment_table(tables: Tables) -> str:
@@ -178,12 +184,12 @@ ALTERNATIVES = {
     "reliability": "Observed against expected errors of each group, before and after temperature scaling",
 }
 GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Images that only these seeds misclassify: "}
-ASSIGNMENT = Page(findings=assignment_findings, figures=graphs.figures_of, table=assignment_table, table_first=True,
+OWN = Page(findings=own_findings, figures=graphs.figures_of, table=assignment_table, table_first=True,
                   main="test_accuracy", errors=True)  # fmt: skip
 PAGES: dict[str, Page] = {
     "networks": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
-    "assignment": ASSIGNMENT,
+    "assignment": replace(OWN, findings=assignment_findings),
     "small": _seeds(answers.one_group),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(
@@ -214,7 +220,7 @@ PAGES: dict[str, Page] = {
 
 def page_of(name: str) -> Page:
     """How an experiment of this name is reported; one of yours as the assignment is."""
-    return PAGES.get(name, ASSIGNMENT)
+    return PAGES.get(name, OWN)
 
 
 def render(name: str, tables: Tables, figures: Collection[str]) -> str:
@@ -246,7 +252,7 @@ def size(tables: Tables) -> str:
     together = f"{at_once} processes at once" if at_once > 1 else "one process at a time"
     took = f"{hours(tables):.1f} hours" if hours(tables) >= 1 else f"{60 * hours(tables):.1f} minutes"
     cores = answers.counted(int(rows["cores"].max()), "CPU core")
-    return f"{answers.counted(len(rows), 'run')}{diverged}. Their epochs took {took}, {together} on {cores}."
+    return f"{answers.counted(len(rows), 'run')}{diverged}. Their epochs took {took}, {together}, with {cores} to use."
 
 
 def caption(figure: str) -> str:

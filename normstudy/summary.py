@@ -189,6 +189,11 @@ def measured(pair: Comparison) -> str:
     return f"{pair.a} minus {pair.b} {100 * pair.difference:+z.2f} points ({low} to {high}; {p}; n = {pair.n} pairs)"
 
 
+def judged(pair: Comparison) -> str:
+    """The same, and the verdict."""
+    return f"{measured(pair)}: **{f'{pair.winner} is better' if pair.winner else pair.verdict}**."
+
+
 def points(fraction: float) -> str:
     """A difference of accuracies, given as a fraction, in percentage points."""
     text = f"{100 * fraction:.2f}"
@@ -235,7 +240,7 @@ def differences_in_images(tables: Tables) -> list[str]:
 def differences_of_means(tables: Tables) -> list[str]:
     """One line a pair of groups with the same seeds: the mean difference of their test accuracies."""
     pairs = comparisons(tables)
-    lines = [f"- {measured(pair)}: **{pair.verdict}**." for pair in pairs]
+    lines = [f"- {judged(pair)}" for pair in pairs]
     if pairs and (smallest := len(pairs) * smallest_paired_p_value(pairs[0].n)) >= SIGNIFICANCE:
         lines.append(
             f"- {pairs[0].n} seeds are too few for this test to show a difference: its smallest p is {smallest:.2f}."
