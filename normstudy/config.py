@@ -139,9 +139,14 @@ def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
     ]
     return [
         ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
-                                     if name != "l1" or config.l1)])
+                                     if _has_effect(name, config))])
         for config in configs
     ]  # fmt: skip
+
+
+def _has_effect(name: str, config: TrainConfig) -> bool:
+    """False for a penalty of 0, and for groups where the norm has none."""
+    return bool(config.l1) if name == "l1" else config.norm == "gn" if name == "groups" else True
 
 
 def _text(value: Any) -> str:

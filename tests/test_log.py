@@ -8,12 +8,16 @@ from conftest import PROJECT
 
 from normstudy import answers, behaviour, sweeps
 from normstudy.pages import PAGES
+from normstudy.report import exported_in
 from normstudy.stats import MARGIN
 from normstudy.summary import comparisons
 from normstudy.tables import Tables
 
 LOG = (PROJECT / "experiments" / "LOG.md").read_text()
 ENTRIES = dict(re.findall(r"^## [\d-]+: (\w+)\.py\n(.*?)(?=^## |\Z)", LOG, re.MULTILINE | re.DOTALL))
+
+
+EXPORTED = [folder.name for folder in exported_in(PROJECT / "results")]
 
 
 def tables_of(name: str) -> Tables:
@@ -119,18 +123,20 @@ BETS: dict[str, Callable[[], list[bool]]] = {
 }  # fmt: skip
 
 
-def test_every_experiment_has_a_bet_and_an_entry() -> None:
-    assert set(BETS) == set(PAGES) == set(ENTRIES)
+def test_every_experiment_has_a_bet_and_an_entry_or_is_said_to_have_no_results_yet() -> None:
+    pending = set(re.findall(r"(\w+)\.py", LOG.partition("## Not run yet")[2].partition("\n## ")[0]))
+    assert set(BETS) == set(PAGES)
+    assert set(ENTRIES) == set(EXPORTED) == set(PAGES) - pending
 
 
-@pytest.mark.parametrize("name", BETS)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_bet_is_called_won_or_lost_as_the_tables_say(name: str) -> None:
     parts = BETS[name]()
     word = "won" if all(parts) else "lost" if not any(parts) else "won in part"
     assert re.findall(r"^\*\*Bet (won|lost|won in part)\.\*\*", ENTRIES[name], re.MULTILINE) == [word], parts
 
 
-@pytest.mark.parametrize("name", BETS)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_log_quotes_what_the_tables_say(name: str) -> None:
     quotes = [" ".join(text.split()) for text in re.findall(r"^> (.*(?:\n> .*)*)", ENTRIES[name], re.MULTILINE)]
     quotes = [re.sub(r" > ", " ", quote) for quote in quotes]
