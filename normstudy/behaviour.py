@@ -15,7 +15,8 @@ RE_ESTIMATED = "re-estimated"
 def shift_figures(tables: Tables) -> dict[str, Figure]:
     """Accuracy under each corruption."""
     assert tables.shift is not None
-    return {"shift": error_charts.shift(tables.shift, note(tables, "band: lowest to highest seed"))}
+    said = note(tables, "shown: every fourth of these; band: lowest to highest seed")
+    return {"shift": error_charts.shift(tables.shift, said)}
 
 
 def shifted_means(tables: Tables) -> pd.DataFrame:
