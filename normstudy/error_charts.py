@@ -81,7 +81,7 @@ def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Fi
     figure = start("Is each group as often right as it is confident?", note, height=max(5.0, 1.2 + 2.5 * down))
     tiles = list(figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flat)
     shown = bins.loc[bins["error"] > 0, ["error", "doubt"]].to_numpy()
-    limits = (0.6 * shown.min(), min(130, 1.6 * shown.max())) if shown.size else (0.01, 100)
+    limits = (0.6 * shown.min(), min(130.0, 1.6 * float(shown.max()))) if shown.size else (0.01, 100.0)
     for tile, group in zip(tiles, looks, strict=False):
         _reliability_panel(tile, bins[bins["group"] == group], limits, looks[group])
         tile.set_title(f"{group}\n{_calibration_text(calibration[calibration['group'] == group])}", fontsize=8)

@@ -31,7 +31,7 @@ def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(norm: str, 
     expected = train(config, whole)
     broken = MemoryTracker(tmp_path / "broken")
     with pytest.raises(Interrupted, match="signal 15"):
-        train(config, broken, stop_signal=after(14))  # in the second epoch of 10 batches
+        train(config, broken, stop_signal=after(29))  # in the second epoch of 20 batches
     torch.manual_seed(1234)  # whatever was drawn in between
     found = train(config, broken)
     for name, value in expected.state_dict().items():
@@ -54,7 +54,7 @@ def test_seeds_in_lock_step_resume_exactly_too(tmp_path: Path) -> None:
     expected = train_together(configs, MemoryTracker(tmp_path / "whole"))
     broken = MemoryTracker(tmp_path / "broken")
     with pytest.raises(Interrupted, match="signal 15"):
-        train_together(configs, broken, stop_signal=after(25))
+        train_together(configs, broken, stop_signal=after(50))
     found = train_together(configs, broken)
     assert broken.runs[-1].steps == [3]
     for one, other in zip(expected, found, strict=True):

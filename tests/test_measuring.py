@@ -66,9 +66,9 @@ def test_trained_networks_are_measured_once_and_their_tables_are_those_of_their_
         shifts = found[Measure.SHIFT]
         assert shifts["corruption"].tolist() == ["none"] * len(kinds) + ["inversion"] * len(kinds)
         clean = shifts.loc[shifts["severity"] == 0, "accuracy"].tolist()
-        assert clean == found[Measure.STATISTICS]["accuracy"].tolist()
-        wrong_of_500 = (record.misclassified["index"] < 500).sum()
-        assert clean[0] == pytest.approx(1 - wrong_of_500 / 500)
+        wrong = record.misclassified["index"][record.misclassified["index"] < 500]
+        assert found[Measure.STATISTICS]["accuracy"][0] == pytest.approx(1 - len(wrong) / 500)
+        assert clean[0] == pytest.approx(1 - (wrong % 4 == 0).sum() / 125)  # every fourth
         [sure] = found[Measure.CALIBRATION].to_dict(orient="records")
         assert 0.01 < sure["temperature"] < 100
         assert math.isclose(sure["nll"], found[Measure.STATISTICS]["loss"][0], rel_tol=1e-4)

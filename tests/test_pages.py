@@ -210,7 +210,7 @@ def test_hours_are_epochs_times_seconds_shared_by_what_ran_at_once() -> None:
     # 3 runs of 20 epochs and one that ended after 1, 18 s an epoch, 2 processes: 61 * 18 / 2 s
     assert pages.hours(tables) == pytest.approx(61 * 9 / 3600)
     assert pages.size(tables) == (
-        "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once on 2 CPU cores."
+        "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once, with 2 CPU cores to use."
     )
     stacked = replace(tables, results=tables.results.assign(stack=3, side_by_side=1, cores=1, seconds_per_epoch=3600.0))
     assert pages.hours(stacked) == pytest.approx(61 / 3)

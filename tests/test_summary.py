@@ -149,7 +149,7 @@ def test_seeds_are_compared_in_pairs() -> None:
     low, high = bootstrap_interval(np.subtract(B, a) / 10_000, np.random.default_rng(0))
     assert (pair.low, pair.high) == (pytest.approx(low), pytest.approx(high))
     assert findings(tables)[0] == (
-        f"- A minus B +0.21 points ({100 * low:+.2f} to {100 * high:+.2f}; p = 0.008; n = 8 pairs): **better**."
+        f"- A minus B +0.21 points ({100 * low:+.2f} to {100 * high:+.2f}; p = 0.008; n = 8 pairs): **A is better**."
     )
     text = summary(tables)
     assert "- **Which?** A is better than B.\n" in text
