@@ -214,7 +214,7 @@ def test_hours_are_epochs_times_seconds_shared_by_what_ran_at_once() -> None:
     )
     stacked = replace(tables, results=tables.results.assign(stack=3, side_by_side=1, cores=1, seconds_per_epoch=3600.0))
     assert pages.hours(stacked) == pytest.approx(61 / 3)
-    assert pages.size(stacked).endswith("took 20.3 hours, one process at a time on 1 CPU core.")
+    assert pages.size(stacked).endswith("took 20.3 hours, one process at a time, with 1 CPU core to use.")
     none = replace(tables, results=tables.results.assign(seconds_per_epoch=math.nan), epochs=tables.epochs[:0])
     assert pages.hours(none) == 0
 
