@@ -139,6 +139,12 @@ def test_an_experiment_of_yours_with_a_run_that_diverged_has_a_page() -> None:
     assert "6 runs, of which 3 diverged" in page
 
 
+def test_targets_are_the_assignments_and_no_other_experiments() -> None:
+    tables = experiment_tables("assignment", seeds=2)
+    assert "Targets set beforehand" in pages.render("assignment", tables, [])
+    assert "Targets set beforehand" not in pages.render("mine", tables, [])
+
+
 def test_cells_of_a_sweep_are_means_and_tell_how_many_diverged() -> None:
     values = {("gn", 0): 0.98, ("gn", 1): 0.97, ("bn", 0): None, ("bn", 1): 0.96, ("ln", 0): None, ("ln", 1): None}
     configs = [TrainConfig(norm=norm, lr=0.1, seed=seed) for norm, seed in values]
