@@ -100,11 +100,18 @@ def penalty(tables: Tables) -> list[str]:
     low, high = (f"{100 * end:.0f}" for end in COLLAPSE)
     return [
         f"Against no L1, mean accuracy falls by no more than {points(MARGIN)} points: "
-        f"{', '.join(bearable(str(norm), mean[norm]) for norm in mean)}.",
+        f"{', '.join(bearable(str(norm), mean[norm]) for norm in mean)}{_noise(rows[rows['l1'] == 0])}.",
         f"At lambda {name(most)}: {', '.join(ends)} (closer to it than 0.001).",
         f"The {low} to {high} % that others report show at: {', '.join(collapsed) or 'no lambda of this grid'}.",
         averages(statistics(tables)),
     ]
+
+
+def _noise(unpenalised: pd.DataFrame) -> str:
+    """How far apart chance alone puts the seeds of a norm: what a fall is to be held against."""
+    accuracy = unpenalised.groupby("group")["test_accuracy"]
+    spread = (accuracy.max() - accuracy.min()).max()
+    return f"; without L1, seeds of one norm lie up to {points(spread)} points apart" if spread > 0 else ""
 
 
 def bearable(norm: str, mean: pd.Series) -> str:

@@ -113,12 +113,12 @@ def test_ctrl_c_leaves_a_study_and_all_its_trials_ended(store: str, tmp_path: Pa
     try:
         wait_until_all_train(2)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
-    deadline = time.monotonic() + 20  # `mlflow run` does not wait for what its shell started
+    deadline = time.monotonic() + 60  # `mlflow run` does not wait for what its shell started
     while any(run.info.status == "RUNNING" for run in runs()) and time.monotonic() < deadline:
         time.sleep(0.5)
     states = {run.data.tags.get(Tag.NAME): run.info.status for run in runs()}

@@ -59,6 +59,15 @@ def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of
     assert "GN at no lambda above 0," in nowhere
 
 
+def test_what_a_norm_bears_stands_beside_the_noise_of_its_seeds() -> None:
+    # GN's seeds lie 0.04 points apart without L1, BN's 0.25; those of other lambdas don't count
+    apart = {("gn", 0.0): 0.0004, ("bn", 0.0): 0.0025, ("ln", 1e-2): 0.5}
+    tables = made(trials("penalty"), lambda config: 0.98 - config.seed * apart.get(at(config), 0.0))
+    zeros = measured(tables, lambda config: [{"zero_share": 0.5}])
+    tables = replace(tables, weights=zeros, statistics=penalised({}).statistics)
+    assert sweeps.penalty(tables)[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
+
+
 def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:
     found = sweeps.penalty(penalised({("gn", 1e-3): None, ("gn", 1e-2): None, ("ln", 0.0): None}, only=1))
     assert "GN up to 0.0003, LN diverged without L1." in found[0]
