@@ -116,7 +116,7 @@ def reap_command() -> None:
 
 
 def report_command(
-    experiment: Annotated[Path | None, typer.Argument(help=f"the study to report; without: {ASSIGNMENT}")] = None,
+    experiment: Annotated[Path, typer.Argument(help="the study to report")] = ASSIGNMENT,
     parent: Annotated[str, typer.Option(help="run id of one study; else the newest run of each variant")] = "",
     exported: Annotated[
         Path | None, typer.Option("--from", help="an export, instead of the tracking server: all its experiments")
@@ -129,10 +129,10 @@ def report_command(
     """Build every figure and table from the tracking server alone, or from an export of it."""
     from normstudy.experiments import load_experiment
 
-    if exported and (experiment or parent or export or seeds):
+    if exported and (experiment != ASSIGNMENT or parent or export or seeds):
         others = "--parent, --export, --seeds or an experiment's file"
         raise ConfigError(f"from={exported}: an export is reported as it is, without {others}")
-    loaded = None if parent or exported else load_experiment(experiment or ASSIGNMENT, {}, seeds=seeds)
+    loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)
 
     from normstudy.report import report, report_from
     from normstudy.runs import planned_in

@@ -102,7 +102,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         ),
         *[
             (["report", "--from", "kept", *more], "from=kept: an export is reported as it is, without --parent, ")
-            for more in (["--parent", "0123"], ["--export", "other"], ["--seeds", "1"], [ASSIGNMENT])
+            for more in (["--parent", "0123"], ["--export", "other"], ["--seeds", "1"], ["experiments/small.py"])
         ],
     ],
 )
