@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import charts
+from normstudy.config import TITLES
 from normstudy.stats import MARGIN, Comparison, binomial_deviation, bootstrap_interval
 from normstudy.summary import comparisons, judged, measured, points, sample, sentence
 from normstudy.tables import TEST_IMAGES, Tables, by_seed
 from normstudy.tracking import Metric
 
-TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 NOT_COMPARED = "No comparison: it needs two seeds or more, the same for every group, none of them diverged."
 Pair = tuple[str, str]
 EVERY, BEST, SMALL = 0.9950, 0.9955, 0.9945  # targets, as fractions: of each variant, the best, the small network

@@ -16,6 +16,7 @@ from normstudy.errors import ConfigError
 from normstudy.provenance import data_digest
 
 TRAIN_IMAGES = 60_000
+TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
 TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py
 

@@ -20,7 +20,6 @@ from normstudy.provenance import archives, unpacked
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
 
-TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
 Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]

@@ -31,7 +31,7 @@ def _seeds(findings: Findings, pairs: Callable[[Tables], list[answers.Pair]] | N
     def figures(tables: Tables) -> dict[str, Figure]:
         return answers.seeds_figures(tables, pairs(tables) if pairs else None)
 
-    return Page(findings=findings, figures=figures, table=lambda tables: results_table(tables), main="means")
+    return Page(findings=findings, figures=figures, table=results_table)
 
 
 def results_table(tables: Tables) -> str:

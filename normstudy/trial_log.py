@@ -13,9 +13,9 @@ from safetensors.torch import save
 
 from normstudy import plots
 from normstudy.checkpoint import Checkpoints
-from normstudy.config import TrainConfig
+from normstudy.config import TITLES, TrainConfig
 from normstudy.courier import Courier
-from normstudy.data import TITLES, Data, Split, loader
+from normstudy.data import Data, Split, loader
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
 from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, usable_cores
