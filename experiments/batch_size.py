@@ -5,17 +5,17 @@ Method: BN, GN and LN at batches of 2 to 1024. The learning rate is retuned for 
 of the recipe's rate times the square root of (batch size / 32), halved, as it is, and doubled, the one with the
 lowest mean loss on 6,000 held-out images; its runs' test accuracy counts. Wu and He 2018, "Group Normalization",
 figure 5.
-Reduced: to 12,000 training images, 2 epochs, 2 seeds, and every second power of two above 4.
-Command: python -m normstudy study experiments/batch_size.py --stack 2
+Reduced: to 20,000 training images, 2 epochs, 3 seeds, and every second power of two above 16.
+Command: python -m normstudy study experiments/batch_size.py --stack 3
 """
 
 from normstudy.config import TrainConfig
 
 MAY_DIVERGE = True
-SEEDS = range(2)
-BATCH_SIZES = (2, 4, 16, 64, 256, 1024)
+SEEDS = range(3)
+BATCH_SIZES = (2, 4, 8, 16, 64, 256, 1024)
 FACTORS = (0.5, 1.0, 2.0)
-SHORT = {"epochs": 2, "train_size": 12_000, "val_size": 6_000}
+SHORT = {"epochs": 2, "train_size": 20_000, "val_size": 6_000}
 RECIPE = TrainConfig()
 
 

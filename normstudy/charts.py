@@ -18,7 +18,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from normstudy.plots import STYLES, styles_of
 from normstudy.stats import Comparison, mean_interval
@@ -29,6 +29,7 @@ NORM_STYLES: dict[str, dict[str, Any]] = {
 }
 OTHER_STYLE: dict[str, Any] = {"color": "#777777", "linestyle": "-", "marker": "X"}
 ERROR_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 90)
+LONG = 20  # characters of a label, of which no four fit side by side below a figure
 FEW_ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 90)
 
 
@@ -67,34 +68,31 @@ def start(title: str, note: str, *, height: float = 5.0) -> Figure:
 
 def means(
     table: pd.DataFrame, note: str, *, intervals: Mapping[str, tuple[float, float]], value: str = "test_accuracy",
-    margin: float | None = None, noise: float | None = None, images: int = 10_000,
+    noise: float | None = None, images: int = 10_000,
 ) -> Figure:  # fmt: skip
     """A row for each group: a dot a seed, the mean with the interval of `intervals`, both also in figures.
 
-    `noise`, the standard deviation that the choice of `images` images gives one run, and `margin`, the difference that
-    counts as none, are drawn as bars to scale. All are fractions.
+    `noise`, the standard deviation that the choice of `images` images gives one run, is drawn as a bar to scale. All
+    are fractions.
     """
     looks = styles(list(dict.fromkeys(table["group"])))
-    scales = {
-        f"binomial noise of {images:,} images: ±{100 * (noise or 0):.2f} points (one standard deviation)": noise,
-        f"margin of equivalence: ±{100 * (margin or 0):g} points": margin,
-    }
-    bars = {text: 100 * half for text, half in scales.items() if half}
+    half = 100 * (noise or 0)
     figure = start(
         "How accurate is each group, and how far apart are its seeds?", note,
-        height=max(5.0, 1.8 + 0.45 * (len(looks) + len(bars))),
+        height=max(5.0, 1.8 + 0.45 * (len(looks) + bool(half))),
     )  # fmt: skip
     axes = figure.subplots()
     for row, (group, runs) in enumerate(table.groupby("group", sort=False)):
         _mean_row(axes, row, 100 * runs[value].to_numpy(float), intervals.get(group), looks[group])
     low, high = axes.get_xlim()
     failed = not np.isfinite(table[value].to_numpy(float)).all()
-    axes.set_xlim(low - 0.12 * (high - low) * failed, max(high, low + 2.2 * max(bars.values(), default=0)))
-    for row, (text, half) in enumerate(bars.items(), start=len(looks)):
-        axes.plot([low, low + 2 * half], [row, row], color="#777777", linewidth=5, solid_capstyle="butt")
-        axes.text(low, row + 0.2, text, va="top", fontsize=8)
+    axes.set_xlim(low - 0.12 * (high - low) * failed, max(high, low + 2.2 * half))
+    if half:
+        text = f"binomial noise of {images:,} images: ±{half:.2f} points (one standard deviation)"
+        axes.plot([low, low + 2 * half], [len(looks)] * 2, color="#777777", linewidth=5, solid_capstyle="butt")
+        axes.text(low, len(looks) + 0.2, text, va="top", fontsize=8)
     axes.set_yticks(range(len(looks)), list(looks))
-    axes.set_ylim(len(looks) + len(bars) - 0.4, -0.6)
+    axes.set_ylim(len(looks) + bool(half) - 0.4, -0.6)
     axes.set_xlabel(f"{value.replace('_', ' ')}, %")
     axes.ticklabel_format(axis="x", useOffset=False)
     axes.grid(axis="x", alpha=0.3)
@@ -174,7 +172,7 @@ def differences(comparisons: Sequence[Comparison], note: str, *, margin: float) 
 def sweep(
     table: pd.DataFrame, note: str, *, x: str, x_label: str, value: str, y_label: str, log_x: bool = True,
     percent: bool = True, error_rate: bool = False, diverged: str | None = None, missing: str = "diverged",
-    zero_label: str = "0", interval: Literal["range", "mean"] = "range", title: str = "",
+    zero_label: str = "0", interval: Literal["range", "mean"] = "range", title: str = "", log_y: bool = False,
 ) -> Figure:  # fmt: skip
     """A line for each group over the numeric column `x`: the mean over seeds of `value`.
 
@@ -199,15 +197,16 @@ def sweep(
     ]
     _x_axis(axes, places, zero_label, log=log_x)
     axes.set_xlabel(x_label + (" (log scale)" if log_x else ""))
-    axes.set_ylabel(y_label + (" (log scale)" if error_rate else ""))
-    if error_rate:
+    axes.set_ylabel(y_label + (" (log scale)" if error_rate or log_y else ""))
+    if error_rate or log_y:
         axes.set_yscale("log")
-        error_ticks(axes.yaxis)
+        error_ticks(axes.yaxis, None if error_rate else LogLocator(subs=(1.0, 3.0)))
     entries += _mark_failed(axes, data, x, places, looks)
     axes.grid(alpha=0.3)
     bars = "lowest to highest seed" if interval == "range" else "95 % interval of the mean"
+    columns = 2 if max(map(len, looks)) > LONG else 4
     figure.legend(handles=entries, title=f"mean over seeds; bars: {bars}", loc="outside lower center",
-                  ncols=min(4, len(entries)), fontsize=8, title_fontsize=8)  # fmt: skip
+                  ncols=min(columns, len(entries)), fontsize=8, title_fontsize=8)  # fmt: skip
     return figure
 
 
@@ -252,10 +251,10 @@ def _x_axis(axes: Axes, places: Mapping[float, float], zero_label: str, *, log: 
     axes.set_xlim(min(shown) - 0.06, 1.1)
 
 
-def error_ticks(axis: Axis) -> None:
-    """Ticks of a log scale of errors in percent: as many as are legible."""
+def error_ticks(axis: Axis, locator: Locator | None = None) -> None:
+    """Ticks of a log scale as plain numbers: those of `locator`, or for errors in percent as many as are legible."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(FixedLocator(ERROR_TICKS if high < 10 * low else FEW_ERROR_TICKS))
+    axis.set_major_locator(locator or FixedLocator(ERROR_TICKS if high < 10 * low else FEW_ERROR_TICKS))
     axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
     axis.set_minor_locator(NullLocator())
 

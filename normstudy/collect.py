@@ -29,8 +29,10 @@ def tables_of(
     *,
     measures: Sequence[Measure] = (),
     parts: Mapping[str, str] | None = None,
+    errors: bool = True,
 ) -> Tables:
-    """The exported tables of these runs; `images` has the ten of each group's grid and those that seeds agree on."""
+    """The exported tables of these runs; `images` has the ten of each group's grid and, with `errors`, those that seeds
+    agree on."""
     results = pd.DataFrame([_result(study, record) for record in records])
     added = {
         str(measure): stacked([record.measures.get(measure, pd.DataFrame()) for record in records], results)
@@ -50,7 +52,7 @@ def tables_of(
         parts=parts,
         **added,
     )
-    if all(record.config.dataset == "mnist" for record in records) and results["group"].duplicated().any():
+    if errors and all(record.config.dataset == "mnist" for record in records) and results["group"].duplicated().any():
         every, agreed = mnist_test_images(), pictured(finished(tables))
         tables = replace(tables, images=image_table(pictures | {index: every[index] for index in agreed}))
     return tables

@@ -18,6 +18,8 @@ from normstudy.provenance import data_digest
 TRAIN_IMAGES = 60_000
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
+# Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
+ADDED = ("l1_on",)
 TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py
 
 
@@ -41,7 +43,8 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     norm: str = Field("gn", description="normalisation layer")
-    l1: float = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over convolution and linear weights")
+    l1: float = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over what l1_on says")
+    l1_on: Literal["weights", "all"] = Field("weights", description="convolution and linear weights, or all parameters")
     network: str = Field("plain", description="network, a row of NETWORKS in model.py")
     dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
@@ -101,9 +104,10 @@ class TrainConfig(BaseModel):
     def trial_key(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the canonical configuration and the digest of the data.
 
-        `device` is left out: it says where a trial runs, not which trial it is.
+        `device` is left out: it says where a trial runs, not which trial it is. So is each of `ADDED` at its default.
         """
-        canonical = self.model_dump_json(exclude={"device"}) + data_digest(self.dataset)
+        usual = {name for name in ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        canonical = self.model_dump_json(exclude={"device", *usual}) + data_digest(self.dataset)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def command(self) -> str:
@@ -146,8 +150,8 @@ def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
 
 
 def _has_effect(name: str, config: TrainConfig) -> bool:
-    """False for a penalty of 0, and for groups where the norm has none."""
-    return bool(config.l1) if name == "l1" else config.norm == "gn" if name == "groups" else True
+    """False for what a penalty of 0 would act on, and for groups where the norm has none."""
+    return bool(config.l1) if name in ("l1", "l1_on") else config.norm == "gn" if name == "groups" else True
 
 
 def _text(value: Any) -> str:

@@ -55,26 +55,12 @@ def common(agreement: pd.DataFrame, seeds: Mapping[str, int]) -> list[int]:
 def unique_to(agreement: pd.DataFrame, group: str) -> pd.DataFrame:
     """Images that seeds of this group alone get wrong: index the image, column `seeds` how many, most first.
 
-    Strict: one seed of another group that errs takes the image off the list. `leaning` is gentler.
+    Strict: one seed of another group that errs takes the image off the list.
     """
     check_group(agreement, group)
     alone = (agreement[group] > 0) & (agreement.drop(columns=group) == 0).all(axis=1)
     found = pd.DataFrame({"seeds": agreement.loc[alone, group]})
     return found.sort_index().sort_values("seeds", ascending=False, kind="stable")
-
-
-def leaning(agreement: pd.DataFrame, group: str, seeds: Mapping[str, int]) -> pd.DataFrame:
-    """Images harder for this group than for any other, by how much: index the image, hardest by comparison first.
-
-    Columns, as fractions of a group's seeds: `share` of this group that gets the image wrong, `others` the highest
-    share among the other groups, `lead` the first minus the second; only images with a positive lead.
-    """
-    check_group(agreement, group)
-    wrong = shares(agreement, seeds)
-    others = wrong.drop(columns=group).max(axis=1).fillna(0.0)
-    # rounded, so that leads that are equal but for the subtraction's error go by the image's place
-    found = pd.DataFrame({"share": wrong[group], "others": others, "lead": (wrong[group] - others).round(12)})
-    return found[found["lead"] > 0].sort_index().sort_values("lead", ascending=False, kind="stable")
 
 
 def overlap(agreement: pd.DataFrame, seeds: Mapping[str, int], *, share: float = 0.5) -> pd.Series:

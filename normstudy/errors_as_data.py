@@ -31,13 +31,15 @@ def error_figures(tables: Tables) -> dict[str, Figure]:
             tables, agreed, common_ten(tables), "Test images that every seed of every norm gets wrong",
             f"all {len(common)}" if len(common) <= 10 else
             f"the first 10 of {len(common)}, by their place in the test set",
+            f"{len(results)} runs",
         ),
     }  # fmt: skip
-    for group in seeds:
+    for group, number in seeds.items():
         found = error_sets.unique_to(agreed, group)
         title = f"Test images that seeds of {group} alone get wrong"
         shown = f"the 10 of {len(found)} on which most of its seeds agree" if len(found) > 10 else f"all {len(found)}"
-        figures[f"errors_only_{slug(group)}"] = _grid(tables, agreed, unique_ten(tables, group), title, shown)
+        who, ten = f"{number} seeds", unique_ten(tables, group)
+        figures[f"errors_only_{slug(group)}"] = _grid(tables, agreed, ten, title, shown, who)
     return figures
 
 
@@ -59,17 +61,19 @@ def pictured(tables: Tables) -> set[int]:
     return {*common_ten(tables), *(index for group in groups for index in unique_ten(tables, group))}
 
 
-def _grid(tables: Tables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str) -> Figure:
+def _grid(
+    tables: Tables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str
+) -> Figure:  # fmt: skip
     assert tables.images is not None
-    captions = [_caption(tables.misclassified, agreed, index, len(tables.results)) for index in indices]
+    captions = [_caption(tables.misclassified, agreed, index, who) for index in indices]
     return error_charts.image_grid(pixels(tables.images, indices), captions, title, note(tables, f"shown: {shown}"))
 
 
-def _caption(wrong: pd.DataFrame, agreed: pd.DataFrame, index: int, runs: int) -> str:
+def _caption(wrong: pd.DataFrame, agreed: pd.DataFrame, index: int, who: str) -> str:
     rows = wrong[wrong["index"] == index]
     read = rows["predicted"].value_counts(sort=True)
     most = f"read as {read.index[0]}" + (f" or {read.index[1]}" if len(read) > 1 else "")
-    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", f"{agreed.loc[index].sum()} of {runs} runs"]
+    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", f"{agreed.loc[index].sum()} of {who}"]
     if index in error_sets.LABEL_ERRORS:
         raters = error_sets.LABEL_ERRORS[index]
         lines.append("label in dispute" if raters is None else f"label wrong: raters say {raters}")

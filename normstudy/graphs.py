@@ -31,8 +31,7 @@ def figures_of(tables: Tables) -> dict[str, Figure]:
 
     Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
     """
-    groups = tables.results.loc[tables.results.groupby("group")["seed"].idxmin()]
-    drawn = set(groups.loc[groups["diverged_at"].isna(), "group"])
+    groups = with_grid(tables)
     tables = finished(tables)
     if tables.results.empty:
         return {"shared_statistics": plots.shared_statistics()}
@@ -41,13 +40,18 @@ def figures_of(tables: Tables) -> dict[str, Figure]:
         "test_accuracy": plots.accuracy_curves(curves(tables, Metric.TEST_ACCURACY), subtitle(tables)),
         "shared_statistics": plots.shared_statistics(),
     }
-    groups_shown = [group for group in tables.results["group"].unique() if group in drawn]
-    figures |= {grid_name(group): grid_of(tables, group) for group in groups_shown}
+    figures |= {grid_name(group): grid_of(tables, group) for group in groups}
     if has_several_seeds(tables.results):
         figures |= seeds_figures(tables)
         if set(tables.results["dataset"]) == {"mnist"}:
             figures |= error_figures(tables)
     return figures
+
+
+def with_grid(tables: Tables) -> list[str]:
+    """The groups whose lowest seed ended, in the order of the results."""
+    lowest = tables.results.loc[tables.results.groupby("group", sort=False)["seed"].idxmin()]
+    return [str(group) for group in lowest.loc[lowest["diverged_at"].isna(), "group"]]
 
 
 def grid_of(tables: Tables, group: str) -> Figure:

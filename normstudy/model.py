@@ -223,14 +223,16 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def penalised_weights(model: nn.Module) -> list[Tensor]:
-    """Weights of convolutions and linear layers: what L1 and weight decay act on.
+    """Weights of convolutions and linear layers: what weight decay acts on, and L1 unless told otherwise.
 
     Not the norms' scales and shifts: pulling a scale to 0 switches its channel off, another effect than sparse weights.
     """
     return [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
-def l1_norms(model: nn.Module, *, stack: int = 1) -> Float[Tensor, " stack"]:
-    """Sum of the absolute values of the penalised weights, of each network of the stack."""
-    sums = [weight.abs().flatten(1).sum(1).view(stack, -1).sum(1) for weight in penalised_weights(model)]
+def l1_norms(model: nn.Module, *, on: str = "weights", stack: int = 1) -> Float[Tensor, " stack"]:
+    """Sum of the absolute values of each network of the stack: of the penalised weights, or with `on` "all" of every
+    parameter, the norms' scales and shifts among them."""
+    summed = penalised_weights(model) if on == "weights" else model.parameters()
+    sums = [weight.abs().reshape(len(weight), -1).sum(1).view(stack, -1).sum(1) for weight in summed]
     return torch.stack(sums).sum(0)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normstudy import answers, behaviour, errors_as_data, graphs, sweeps
+from normstudy import answers, behaviour, errors_as_data, graphs, penalties, sweeps
 from normstudy.summary import has_several_seeds, plain, sample, summary
 from normstudy.tables import TEST_IMAGES, Tables
 
@@ -131,6 +131,15 @@ def held_out(tables: Tables) -> list[str]:
     return [*lines, f"Configurations tried, by norm: {number}. The test set had no say."]
 
 
+def small_choice(tables: Tables) -> list[str]:
+    """The recipe, and which variant has the lowest held-out loss with it: the one that experiments/small.py trains."""
+    rows = tried(tables.results)
+    best = rows.groupby("tried")["val_loss"].mean().idxmin()
+    losses = rows[rows["tried"] == best].set_index("variant")["val_loss"]
+    first, *others = held_out(tables)
+    return [first, f"With it, the lowest held-out loss of a variant: {_first_two(losses)}.", *others]
+
+
 def _first_two(losses: pd.Series) -> str:
     """The lowest loss and the next."""
     lowest = losses.sort_values(kind="stable")[:2]
@@ -154,7 +163,7 @@ def own_findings(tables: Tables) -> list[str]:
 def assignment_findings(tables: Tables) -> list[str]:
     """The same, and whether the assignment's targets were met, which are nobody else's."""
     *errors, picked = own_findings(tables) or [""]
-    return [*errors, answers.targets(tables), picked] if picked else []
+    return [*errors, answers.targets(tables), picked, sweeps.goal(answers.finished(tables))] if picked else []
 
 
 def assignment_table(tables: Tables) -> str:
@@ -176,6 +185,8 @@ ALTERNATIVES = {
     "confusions": "Which digits are read as which, by group",
     "errors_common": "Images that every run misclassifies",
     "accuracy": "Test error of each norm over the setting",
+    "accuracy_bn": "Test error of BN over lambda, by what L1 is summed over and how the learning rate ends",
+    "accuracy_gn": "Test error of GN over lambda, by what L1 is summed over and how the learning rate ends",
     "zero_weights": "Share of weights at zero over lambda, by norm",
     "statistics": "Test error of BN over lambda, with running averages and with statistics of the test images",
     "learning_rates": "Learning rate chosen for each batch size, by norm",
@@ -190,11 +201,16 @@ PAGES: dict[str, Page] = {
     "networks": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "assignment": replace(OWN, findings=assignment_findings),
+    "small_recipe": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
     "small": _seeds(answers.one_group),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(
-        findings=sweeps.penalty, figures=sweeps.penalty_figures, main="accuracy",
+        findings=penalties.penalty, figures=penalties.penalty_figures, main="accuracy",
         table=lambda tables: sweep_table(tables, "l1", "lambda"),
+    ),
+    "collapse": Page(
+        findings=penalties.collapse, figures=penalties.collapse_figures, main="accuracy_bn",
+        table=lambda tables: sweep_table(tables, "l1", "lambda", penalties.accused(tables)),
     ),
     "batch_size": Page(
         findings=sweeps.batch_size, figures=sweeps.batch_size_figures, main="accuracy",

@@ -1,5 +1,6 @@
 """Finished runs to tables, figures, pages and the README's block: from the tracking server, or an export of it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from normstudy import pages
+from normstudy.answers import counted
 from normstudy.collect import tables_of
 from normstudy.errors import ReportError
 from normstudy.experiments import Experiment
-from normstudy.graphs import grid_name, interactive
+from normstudy.graphs import grid_name, interactive, with_grid
 from normstudy.runs import finished_trials, page_run
-from normstudy.summary import plain, summary
+from normstudy.summary import plain
 from normstudy.tables import Tables
 from normstudy.tracking import Measure, log_to_run
 
@@ -35,7 +37,8 @@ def report(
     """
     measures = measures_of(experiment)
     records = finished_trials(experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=measures)
-    tables = tables_of(experiment.name, records, measures=measures, parts=experiment.parts)
+    errors = pages.page_of(experiment.name).errors
+    tables = tables_of(experiment.name, records, measures=measures, parts=experiment.parts, errors=errors)
     filled = fill(readme, render(tables, figures_at=out)) if readme else ""
     write(experiment.name, tables, out)
     page = out / "interactive.html"
@@ -111,11 +114,9 @@ def fill(readme: Path, block: str) -> str:
 def render(tables: Tables, *, figures_at: Path) -> str:
     """The block for one study, in Markdown, from the tables alone: the summary, both graphs and all grids."""
     graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
-    grids = {
-        f"Ten misclassified images, {plain(group)}": grid_name(group) for group in tables.results["group"].unique()
-    }
+    grids = {f"Ten misclassified images, {plain(group)}": grid_name(group) for group in with_grid(tables)}
     pictures = [picture(text, name, figures_at) for text, name in {**graphs, **grids}.items()]
-    return "\n\n".join([summary(tables), *pictures])
+    return "\n\n".join([pages.assignment_table(tables), *pictures])
 
 
 def picture(text: str, name: str, folder: Path) -> str:
@@ -134,7 +135,19 @@ def render_all(tables: dict[str, Tables], *, figures_at: Path) -> str:
     for name in others:
         question = (tables[name].parts or {}).get("Question", name)
         lines.append(finding(name, tables[name], question, pages.page_of(name).main, figures_at))
-    return "\n\n".join(lines)
+    return "\n\n".join([*lines, "### What it took", effort(tables.values())])
+
+
+def effort(every: Iterable[Tables]) -> str:
+    """How many runs these experiments are made of, and the hours that their epochs took; a run that two share counts
+    once."""
+    seen: set[str] = set()
+    hours = 0.0
+    for tables in every:
+        rows = tables.results[~tables.results["run_id"].isin(seen)]
+        hours += pages.hours(replace(tables, results=rows))
+        seen |= set(rows["run_id"])
+    return f"{counted(len(seen), 'run')}, whose epochs took {hours:.1f} hours on the machines that ran them."
 
 
 def finding(name: str, tables: Tables, question: str, figure: str, figures_at: Path) -> str:

@@ -111,7 +111,7 @@ def _found(
         if problem := _problem(key, found.get(key), may_diverge=may_diverge):
             problems.append(f"{name} is {problem}")
     if problems:
-        raise ReportError(f"nothing was drawn: {'; '.join(problems)} (on {where()})")
+        raise ReportError(f"not every trial has a finished run: {'; '.join(problems)} (on {where()})")
     return trials, found
 
 

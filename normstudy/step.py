@@ -26,7 +26,9 @@ def training_step(model: DigitNet, optimizer: SGD, config: TrainConfig) -> Step:
         logits = model(images).view(*labels.shape, CLASSES)
         losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         cross_entropy = losses.view_as(labels).mean(0)
-        penalty = config.l1 * l1_norms(model, stack=model.stack) if config.l1 else torch.zeros_like(cross_entropy)
+        penalty = torch.zeros_like(cross_entropy)
+        if config.l1:
+            penalty = config.l1 * l1_norms(model, on=config.l1_on, stack=model.stack)
         optimizer.zero_grad()
         # no network's loss depends on another's weights: the gradient of the sum is each one's own
         (cross_entropy + penalty).sum().backward()

@@ -57,14 +57,12 @@ class Tables:
             name for name in ("results", "epochs", "misclassified") if not (folder / f"{name}.csv").is_file()
         ]:
             raise ReportError(f"{folder}: holds no export of an experiment: {missing[0]}.csv is missing")
-        # "round_trip" reads the very float that was written, the default its neighbour at times
         found: dict[str, Any] = {
             field.name: pd.read_csv(
                 folder / f"{field.name}.csv",
-                float_precision="round_trip",
                 keep_default_na=False,
                 na_values=[""],
-                dtype={"pixels": str},
+                dtype={"pixels": str, "run_id": str},
             )
             for field in fields(cls)
             if (folder / f"{field.name}.csv").is_file()

@@ -44,6 +44,7 @@ ORDER = [
     "summary",
     "answers",
     "sweeps",
+    "penalties",
     "behaviour",
     "errors_as_data",
     "graphs",

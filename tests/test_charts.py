@@ -83,7 +83,7 @@ def grid(count: int) -> Figure:
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "means": lambda: charts.means(RUNS, NOTE, intervals=INTERVALS, margin=0.001, noise=0.0007),
+    "means": lambda: charts.means(RUNS, NOTE, intervals=INTERVALS, noise=0.0007),
     "differences": lambda: charts.differences([PAIR, NO_PAIR], NOTE, margin=0.001),
     "sweep": sweep,
     "shift": lambda: error_charts.shift(SHIFT, NOTE),
@@ -95,7 +95,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 }
 SHOWN = {
     "means": ["test accuracy, %", "99.50 [99.35, 99.65]", "one seed", "diverged (seeds)", "1 of 2",
-              "margin of equivalence: ±0.1 points", "binomial noise of 10,000 images: ±0.07 points"],
+              "binomial noise of 10,000 images: ±0.07 points"],
     "differences": ["GN minus BN", "GN better, p < 0.001, n = 10", "diverged, n = 7", "equivalent: within 0.1 points",
                     "difference of the mean test accuracies, points (first minus second)"],
     "sweep": ["Test accuracy by lambda", "lambda (log scale)", "test accuracy, %", "GN", "BN",
@@ -224,6 +224,16 @@ def test_diverged_runs_are_marks_below_the_data_and_never_numbers() -> None:
     assert sorted(line.get_ydata()[0] for line in crosses) == pytest.approx([0.045, 0.095])  # of the axis' height
     assert {text.get_text() for text in axes.texts} == {"1/2", "2/2"}
     assert "diverged (seeds)" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_legend_of_long_labels_fits_below_the_figure() -> None:
+    groups = [f"all parameters, rate ends at its peak {number}" for number in range(4)]
+    table = pd.concat([SWEEP[SWEEP["group"] == SWEEP["group"].iloc[0]].assign(group=group) for group in groups])
+    figure = sweep(table)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
 
 
 def test_what_was_not_reached_is_not_called_diverged() -> None:

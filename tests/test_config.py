@@ -1,11 +1,14 @@
 """The configuration refuses what can't be, names it, and identifies a trial."""
 
+import hashlib
+
 import pytest
 from pydantic import ValidationError
 
 from normstudy import model
-from normstudy.config import TABLES, TrainConfig, names_in
+from normstudy.config import ADDED, TABLES, TrainConfig, names_in
 from normstudy.errors import ConfigError
+from normstudy.provenance import data_digest
 
 
 @pytest.mark.parametrize("table", TABLES.values())
@@ -52,6 +55,7 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
     other = {
         "norm": "bn",
         "l1": 1.0,
+        "l1_on": "all",
         "network": "wide",
         "dataset": "fashion",
         "device": "cpu",
@@ -65,6 +69,11 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
         value = other.get(name, (field.default or 1) * 2)
         changed = TrainConfig.of(**{name: value})
         assert (changed.trial_key == TrainConfig().trial_key) == (name == "device"), name
+
+
+def test_a_field_added_later_leaves_the_keys_of_logged_runs_alone() -> None:
+    before = TrainConfig().model_dump_json(exclude={"device", *ADDED}) + data_digest("mnist")
+    assert TrainConfig().trial_key == hashlib.sha256(before.encode()).hexdigest()[:16]
 
 
 def test_trial_key_does_not_depend_on_spelling() -> None:

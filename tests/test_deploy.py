@@ -253,8 +253,14 @@ def test_pages_and_files_name_only_commands_and_options_that_exist() -> None:
 def test_pages_link_only_files_that_exist() -> None:
     for page in PAGES:
         links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
-        assert links
         assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_pages_name_only_files_of_deploy_that_exist() -> None:
+    for page in PAGES:
+        named = re.findall(r"\bdeploy/[\w.-]*\w", page.read_text())
+        assert named
+        assert not [name for name in named if not (PROJECT / name).exists()]
 
 
 def run_script(

@@ -9,7 +9,6 @@ from normstudy.error_sets import (
     agreement,
     common,
     confusions,
-    leaning,
     overlap,
     per_class,
     seeds_by_group,
@@ -87,37 +86,9 @@ def test_unique_images_with_equal_counts_go_by_their_place() -> None:
     assert unique_to(table, "LN").index.tolist() == [7, 8, 3, 9]
 
 
-def test_leaning_compares_shares_of_seeds_with_the_worst_other_group() -> None:
-    assert leaning(AGREEMENT, "LN", SEEDS).T.to_dict("list") == {
-        30: [0.5, 0.0, 0.5],
-        20: [0.75, 0.5, 0.25],
-        40: [0.25, 0.0, 0.25],
-    }
-    assert leaning(AGREEMENT, "LN", SEEDS).index.tolist() == [30, 20, 40]
-    assert leaning(AGREEMENT, "BN", SEEDS)["lead"].to_dict() == {50: 0.5, 10: 0.25}
-    third = AGREEMENT.assign(GN=[0, 0, 1, 1, 0])
-    assert leaning(third, "LN", {**SEEDS, "GN": 4})["lead"].to_dict() == {20: 0.25, 30: 0.25}
-
-
-def test_equal_shares_of_unequal_numbers_of_seeds_lean_to_nobody() -> None:
-    table = pd.DataFrame({"LN": [3], "BN": [6]}, index=[1])
-    assert leaning(table, "LN", {"LN": 10, "BN": 20}).empty
-    assert leaning(table, "BN", {"LN": 10, "BN": 20}).empty
-
-
-def test_leads_that_are_equal_but_for_rounding_go_by_their_place() -> None:
-    table = pd.DataFrame({"LN": [3, 2], "BN": [1, 0]}, index=[1, 2])  # 0.3 - 0.1 is a little less than 0.2
-    assert leaning(table, "LN", {"LN": 10, "BN": 10}).index.tolist() == [1, 2]
-
-
-def test_a_group_without_rivals_leads_by_its_share() -> None:
-    assert leaning(AGREEMENT[["BN"]], "BN", SEEDS)["lead"].to_dict() == {10: 1.0, 20: 0.5, 50: 0.5}
-
-
-@pytest.mark.parametrize("function", [unique_to, lambda table, group: leaning(table, group, SEEDS)])
-def test_unknown_groups_list_the_choices(function) -> None:
+def test_unknown_groups_list_the_choices() -> None:
     with pytest.raises(ValueError, match=r"unknown group 'GN'; choose from \['LN', 'BN'\]"):
-        function(AGREEMENT, "GN")
+        unique_to(AGREEMENT, "GN")
 
 
 def test_overlap_counts_images_by_the_groups_of_which_a_majority_errs() -> None:
@@ -169,7 +140,6 @@ def test_runs_without_any_error_give_empty_sets_and_perfect_classes() -> None:
     assert table.empty
     assert common(table, SEEDS) == []
     assert unique_to(table, "LN").empty
-    assert leaning(table, "LN", SEEDS).empty
     assert overlap(table, SEEDS).empty
     assert per_class(NO_ERRORS, RESULTS, {3: 5, 4: 10}).to_numpy().tolist() == [[1, 1], [1, 1]]
     assert confusions(NO_ERRORS, RESULTS).columns.tolist() == ["true", "predicted", "LN", "BN"]

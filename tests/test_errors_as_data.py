@@ -70,7 +70,7 @@ def test_a_groups_own_images_stand_with_the_most_agreed_first_and_ten_at_most() 
     tables = tables_of(WRONG)
     figures = errors_as_data.error_figures(tables)
     assert errors_as_data.unique_ten(tables, "GN") == [104, 100, 101, 102, 103, 105, 106, 107, 108, 109]
-    assert captions(tables, "errors_only_gn")[0] == "#104: 4, read as 5\n2 of 4 runs"
+    assert captions(tables, "errors_only_gn")[0] == "#104: 4, read as 5\n2 of 2 seeds"
     assert len(captions(tables, "errors_only_gn")) == 10
     title = " ".join(figures["errors_only_gn"].get_suptitle().split())
     assert "the 10 of 12 on which most of its seeds agree" in title

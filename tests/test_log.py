@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from conftest import PROJECT
 
-from normstudy import answers, behaviour, sweeps
+from normstudy import answers, behaviour, penalties, sweeps
+from normstudy.config import TrainConfig
 from normstudy.pages import PAGES
 from normstudy.report import exported_in
 from normstudy.stats import MARGIN
@@ -26,6 +27,9 @@ def tables_of(name: str) -> Tables:
 
 def means(name: str) -> dict[str, float]:
     return tables_of(name).results.groupby("group", sort=False)["test_accuracy"].mean().to_dict()
+
+
+LOW = 0.95
 
 
 def losses(name: str, column: str) -> dict[object, float]:
@@ -49,6 +53,11 @@ def assignment() -> list[bool]:
     return [close, min(mean["LN"], mean["GN"]) > mean["BN + L1"]]
 
 
+def small_recipe() -> list[bool]:
+    tables = tables_of("small_recipe").results
+    return [bool(tables.groupby("rotation")["val_loss"].mean().idxmin() < TrainConfig().rotation)]
+
+
 def small() -> list[bool]:
     return [tables_of("small").results["test_accuracy"].mean() >= 0.9945]
 
@@ -67,11 +76,27 @@ def penalty() -> list[bool]:
     tables = tables_of("penalty")
     mean = sweeps.by_norm(tables).pivot_table(index="l1", columns="group", values="test_accuracy")
     lost = mean.loc[0.0] - mean
-    both = sweeps.statistics(tables).pivot_table(index="l1", columns="statistics", values="accuracy")
+    both = penalties.statistics(tables).pivot_table(index="l1", columns="statistics", values="accuracy")
     return [
         bool((lost.loc[:1e-5] <= MARGIN).all().all()),
         bool((lost.loc[1e-3] > MARGIN).all() and (lost.loc[1e-2, "BN"] > lost.loc[1e-2, ["GN", "LN"]]).all()),
         bool(both.loc[1e-2, "re-estimated"] - both.loc[1e-2, "as trained"] > 0.1),
+    ]
+
+
+def collapse() -> list[bool]:
+    tables = tables_of("collapse")
+    rows = penalties.suspects(tables)
+    rows = rows[rows["norm"] == "bn"]
+    mean = rows.pivot_table(index="l1", columns="group", values="test_accuracy")
+    ended, rising = (mean[f"all parameters, rate ends at {end}"] for end in ("0", "its peak"))
+    both = penalties.statistics(tables, rows[rows["group"] == rising.name])
+    kinds = both.pivot_table(index="l1", columns="statistics", values="accuracy")[rising < LOW]
+    lost = rising[0.0] - kinds["as trained"]
+    return [
+        bool((ended[:1e-3] < LOW).any()),
+        bool((rising < ended).all()),
+        bool(len(lost) and ((kinds["re-estimated"] - kinds["as trained"]) > lost / 2).all()),
     ]
 
 
@@ -117,8 +142,8 @@ def fashion() -> list[bool]:
 BETS: dict[str, Callable[[], list[bool]]] = {
     bet.__name__: bet
     for bet in (
-        networks, recipe, assignment, small, factorial, penalty, batch_size, learning_rate, groups, shift, calibration,
-        fashion,
+        networks, recipe, assignment, small_recipe, small, factorial, penalty, collapse, batch_size, learning_rate,
+        groups, shift, calibration, fashion,
     )
 }  # fmt: skip
 

@@ -156,6 +156,13 @@ def test_l1_norm_sums_convolution_and_linear_weights_only() -> None:
     assert l1_norms(model).tolist() == [2.0 * weights]
 
 
+def test_l1_norm_on_all_sums_the_norms_and_the_bias_too() -> None:
+    model = DigitNet("bn")
+    for parameter in model.parameters():
+        parameter.data.fill_(-2.0)
+    assert l1_norms(model, on="all").tolist() == [2.0 * count_parameters(model)]
+
+
 STACKS = [*((norm, "plain") for norm in NORMS), ("bn", "narrow"), ("gn", "late")]  # the last two have skips
 
 
@@ -179,6 +186,8 @@ def test_each_network_of_a_stack_computes_what_it_computes_alone(norm: str, netw
         torch.testing.assert_close(logits[:, place], one(images[:, place : place + 1]))
     expected = torch.stack([l1_norms(one)[0] for one in alone])
     torch.testing.assert_close(l1_norms(together, stack=3), expected)
+    every = torch.stack([l1_norms(one, on="all")[0] for one in alone])
+    torch.testing.assert_close(l1_norms(together, on="all", stack=3), every)
 
 
 @pytest.mark.parametrize(("norm", "network"), STACKS)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from normstudy.experiments import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
-from normstudy.pages import PAGES
+from normstudy.pages import PAGES, RECIPE, tried
 from normstudy.report import END, START, exported_in, render_all, report_from
 from normstudy.tables import Tables
 
@@ -81,8 +81,16 @@ def test_assignment_and_small_network_are_whole() -> None:
 
 
 def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -> None:
-    for name in ("networks", "recipe"):
+    for name in ("networks", "recipe", "small_recipe"):
         results = Tables.load(RESULTS / name).results
         assert results.groupby("norm").size().nunique() == 1
         assert (results["val_size"] == 6_000).all()
     assert set(Tables.load(RESULTS / "networks").results["network"]) == set(NETWORKS)
+
+
+def test_small_network_is_trained_as_its_recipe_was_chosen() -> None:
+    rows = tried(Tables.load(RESULTS / "small_recipe").results)
+    best = rows[rows["tried"] == rows.groupby("tried")["val_loss"].mean().idxmin()]
+    chosen = best.loc[best["val_loss"].idxmin(), ["norm", "l1", "network", *RECIPE]]
+    small = Tables.load(RESULTS / "small").results
+    assert all((small[name] == value).all() for name, value in chosen.items())

@@ -39,7 +39,7 @@ def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) ->
     ]
     results = pd.DataFrame(trials).assign(
         variant="GN", epochs=1, parameters=7522, test_loss=0.01, train_accuracy=0.99, seconds_per_epoch=1.0,
-        side_by_side=3, stack=1, cores=2, test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
+        side_by_side=3, stack=1, cores=2, diverged_at=np.nan, test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
     )  # fmt: skip
     epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
     wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]

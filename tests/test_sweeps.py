@@ -1,111 +1,16 @@
 """What the experiments that turn one knob say, from tables made by hand."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_answers import made, measured, trials
+from test_answers import made
+from test_penalties import penalised
 
-from normstudy import sweeps
+from normstudy import penalties, sweeps
 from normstudy.config import TrainConfig
 from normstudy.tables import Tables
-
-LAMBDAS = (0.0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-
-
-def at(config: TrainConfig) -> tuple[str, float]:
-    return config.norm, config.l1
-
-
-def penalised(
-    cells: Mapping[tuple[str, float], float | None],
-    gains: Mapping[float, float] | None = None,
-    *,
-    only: int | None = None,
-) -> Tables:
-    """0.98 at each lambda and norm but these; None diverges, of all seeds or of the seed `only`. `gains` by lambda:
-    what statistics of the test images add."""
-
-    def accuracy(config: TrainConfig) -> float | None:
-        found = cells.get(at(config), 0.98)
-        return 0.98 if found is None and only not in (None, config.seed) else found
-
-    def kinds(config: TrainConfig) -> list[dict[str, object]]:
-        trained = accuracy(config) or 0.0
-        rows = [("as trained", trained), ("re-estimated", trained + (gains or {}).get(config.l1, 0.0))]
-        return [
-            {"statistics": kind, "corruption": "none", "severity": 0, "accuracy": value, "loss": 0.1}
-            for kind, value in (rows if config.norm == "bn" else rows[:1])
-        ]
-
-    tables = made(trials("penalty"), accuracy)
-    zeros = measured(tables, lambda config: [{"zero_share": 0.25 if config.norm == "bn" else 0.5}])
-    return replace(tables, weights=zeros, statistics=measured(tables, kinds))
-
-
-def test_the_grid_of_lambdas_is_the_one_that_these_tests_speak_of() -> None:
-    assert {config.l1 for config in trials("penalty")} == set(LAMBDAS)
-
-
-def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of_a_point() -> None:
-    # GN loses exactly 0.1 points, LN gains, and BN comes back at 1e-4, after a gap
-    cells = {("gn", 1e-6): 0.979, ("gn", 3e-6): 0.9789, ("ln", 1e-2): 0.99, ("bn", 3e-5): 0.9}
-    assert sweeps.penalty(penalised(cells))[0] == (
-        "Against no L1, mean accuracy falls by no more than 0.1 points: BN up to 1e-05, GN up to 1e-06, LN up to 0.01."
-    )
-    nowhere = sweeps.penalty(penalised({("gn", 1e-6): 0.9}))[0]
-    assert "GN at no lambda above 0," in nowhere
-
-
-def test_what_a_norm_bears_stands_beside_the_noise_of_its_seeds() -> None:
-    # GN's seeds lie 0.04 points apart without L1, BN's 0.25; those of other lambdas don't count
-    apart = {("gn", 0.0): 0.0004, ("bn", 0.0): 0.0025, ("ln", 1e-2): 0.5}
-    tables = made(trials("penalty"), lambda config: 0.98 - config.seed * apart.get(at(config), 0.0))
-    zeros = measured(tables, lambda config: [{"zero_share": 0.5}])
-    tables = replace(tables, weights=zeros, statistics=penalised({}).statistics)
-    assert sweeps.penalty(tables)[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
-
-
-def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:
-    found = sweeps.penalty(penalised({("gn", 1e-3): None, ("gn", 1e-2): None, ("ln", 0.0): None}, only=1))
-    assert "GN up to 0.0003, LN diverged without L1." in found[0]
-    assert found[1] == (
-        "At lambda 0.01: BN 98.00 % with 25 % of its weights at zero, GN diverged, LN 98.00 % with 50 % of its weights "
-        "at zero (closer to it than 0.001)."
-    )
-
-
-def test_collapsed_are_exactly_the_cells_from_72_to_95_percent() -> None:
-    cells = {
-        ("bn", 1e-4): 0.95, ("bn", 3e-4): 0.9501, ("bn", 1e-3): 0.72, ("bn", 3e-3): 0.7199, ("gn", 1e-2): 0.8,
-        ("ln", 1e-2): None,
-    }  # fmt: skip
-    assert sweeps.penalty(penalised(cells))[2] == (
-        "The 72 to 95 % that others report show at: BN at 0.0001 (95.00 %), BN at 0.001 (72.00 %), GN at 0.01 "
-        "(80.00 %)."
-    )
-    assert sweeps.penalty(penalised({}))[2].endswith("show at: no lambda of this grid.")
-
-
-def test_running_averages_are_judged_at_the_lambda_where_new_statistics_gain_most() -> None:
-    cells = {("bn", 3e-4): 0.9, ("bn", 1e-3): 0.7}
-    found = sweeps.penalty(penalised(cells, {1e-4: -0.3, 3e-4: 0.08, 1e-3: 0.02}))[3]
-    assert found.endswith("these gain most at lambda 0.0003, 98.00 % instead of 90.00 %.")
-    losing = sweeps.penalty(penalised(cells, {l1: -0.01 if l1 == 1e-4 else -0.02 for l1 in LAMBDAS}))[3]
-    assert losing.endswith("these gain at no lambda; they come closest at lambda 0.0001, 97.00 % instead of 98.00 %.")
-    without = sweeps.penalty(penalised(dict.fromkeys([("bn", l1) for l1 in LAMBDAS])))[3]
-    assert without == "BatchNorm's running averages: every lambda had a seed that diverged."
-
-
-def test_a_diverged_run_has_both_kinds_of_statistics_without_a_number() -> None:
-    rows = sweeps.statistics(penalised({("bn", 1e-2): None}, only=0))
-    last = rows[rows["l1"] == 1e-2]
-    assert last["diverged"].tolist() == [True, True, False, False]
-    assert last["statistics"].tolist() == ["as trained", "re-estimated"] * 2
-    assert last["accuracy"].isna().tolist() == [True, True, False, False]
-
 
 RATES = (0.01, 0.02, 0.04)
 CELLS = [
@@ -166,8 +71,14 @@ def test_batch_size_gives_the_error_at_the_smallest_as_a_multiple_of_that_at_64(
         "times that at 64.",
         "GN: test error 2.00 % at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256; at 2 it is 1.0 "
         "times that at 64.",
+        "The chosen learning rate is the lowest or the highest that was tried in 6 of 6 cells.",
         "Batch size with the lowest test error: BN 64, GN 2.",
     ]
+
+
+def test_a_chosen_rate_with_a_neighbour_on_either_side_is_at_no_end() -> None:
+    tables = tuned_from({("bn", 2, 0.02): (0.01, 0.01), ("gn", 64, 0.04): (0.01, 0.01)})
+    assert sweeps.batch_size(tables)[2].endswith(" in 5 of 6 cells.")  # equal losses choose the lowest rate
 
 
 HISTORIES: dict[float, list[float]] = {
@@ -188,6 +99,18 @@ def test_epochs_to_the_goal_are_counted_to_the_first_that_reaches_it_and_missing
     rows = sweeps.with_goal(swept(HISTORIES, (1.0,))).set_index("lr")["epochs_to_goal"]
     assert rows.dropna().to_dict() == {0.03: 1, 0.1: 2}
     assert len(rows) == 6
+
+
+def test_epochs_to_the_goal_are_drawn_only_where_they_differ() -> None:
+    assert set(sweeps.learning_rate_figures(swept(HISTORIES))) == {"accuracy", "epochs_to_goal"}
+    assert set(sweeps.learning_rate_figures(swept({0.01: [0.9, 0.99], 0.03: [0.5, 0.992]}))) == {"accuracy"}
+
+
+def test_epochs_to_the_goal_are_means_over_seeds_that_all_get_there() -> None:
+    histories = {("gn", 0): [0.5, 0.99], ("gn", 1): [0.995, 0.98], ("bn", 0): [0.99, 0.99], ("bn", 1): [0.9, 0.9]}
+    configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm, seed in histories]
+    tables = made(configs, lambda config: 0.98, history=lambda config: histories[config.norm, config.seed])
+    assert sweeps.goal(tables) == "Epochs to 99 % test accuracy, mean over seeds: GN 1.5, BN not in every run."
 
 
 def test_a_norm_trains_in_a_range_of_rates() -> None:
@@ -239,7 +162,7 @@ def test_means_of_cells_count_no_cell_of_which_a_seed_has_no_number() -> None:
 
 def test_sweeps_draw_a_mark_and_no_point_for_a_run_that_diverged() -> None:
     for figures in (
-        sweeps.penalty_figures(penalised({("bn", 1e-2): None})),
+        penalties.penalty_figures(penalised({("bn", 1e-2): None})),
         sweeps.batch_size_figures(tuned_from({("bn", 2, lr): (None, None) for lr in RATES})),
         sweeps.learning_rate_figures(swept(HISTORIES, (1.0,))),
     ):

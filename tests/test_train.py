@@ -84,6 +84,11 @@ def test_penalty_is_zero_unless_asked_for_and_shrinks_the_weights_where_it_is() 
     assert sparse.classifier.weight.abs().sum() < plain.classifier.weight.abs().sum()
 
 
+def test_penalty_on_all_parameters_shrinks_the_norms_scales_too() -> None:
+    scales = {on: trained(norm="bn", l1=1e-2, l1_on=on)[0].features[2].weight.abs().sum() for on in ("weights", "all")}
+    assert scales["all"] < scales["weights"]
+
+
 def test_reported_train_loss_is_cross_entropy_without_the_penalty() -> None:
     _, tiny_rate = trained(norm="gn", l1=1.0, lr=1e-12, epochs=1)
     _, without = trained(norm="gn", lr=1e-12, epochs=1)

@@ -1,0 +1,29 @@
+"""Does a network of half the size want a recipe of its own? Chosen on 6,000 held-out training images.
+
+Command: python -m normstudy study experiments/small_recipe.py
+Bet: with fewer weights, weaker augmentation wins: the network can't fit even what it is shown now.
+Method: the network `small`, every norm with the same tries: each recipe once, 20 epochs, the large network's recipe
+first. The rule, fixed before: the lowest held-out loss, mean of the three variants, gives the recipe; with it, the
+variant with the lowest held-out loss is the one that experiments/small.py trains.
+"""
+
+from typing import Any
+
+from normstudy.config import L1, TrainConfig
+
+HELD_OUT = 6_000
+VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
+MILD = {"rotation": 7.0, "translation": 1.5, "scale": 0.07}
+RECIPES: tuple[dict[str, Any], ...] = (
+    {},
+    MILD,
+    {"rotation": 4.0, "translation": 1.0, "scale": 0.05},
+    {**MILD, "batch_size": 16, "lr": 0.02},
+    {**MILD, "weight_decay": 0.0},
+)
+
+
+def trials() -> list[TrainConfig]:
+    """Each recipe with each variant."""
+    grid = [{**variant, **recipe} for recipe in RECIPES for variant in VARIANTS]
+    return [TrainConfig(network="small", val_size=HELD_OUT, **trial) for trial in grid]
