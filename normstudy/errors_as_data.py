@@ -100,6 +100,18 @@ def errors(tables: Tables) -> list[str]:
     ]
 
 
+def chance(tables: Tables) -> str:
+    """How many of a run's errors are its seed's own, and how many those of most seeds of its group."""
+    results, wrong = tables.results, tables.misclassified
+    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
+    few = agreed.where(agreed.le(0.5 * pd.Series(seeds)), 0).sum() / pd.Series(seeds)
+    counts = [f"{group} {few[group]:.1f} of {agreed[group].sum() / number:.1f}" for group, number in seeds.items()]
+    return (
+        "Errors of a run on images that at least half of its group's seeds get right, so that another seed may have "
+        f"spared them, mean over seeds: {', '.join(counts)}."
+    )
+
+
 def _shared(common: Sequence[int], wrong: pd.DataFrame) -> str:
     disputed = [index for index in common if index in error_sets.LABEL_ERRORS]
     return (

@@ -163,7 +163,10 @@ def own_findings(tables: Tables) -> list[str]:
 def assignment_findings(tables: Tables) -> list[str]:
     """The same, and whether the assignment's targets were met, which are nobody else's."""
     *errors, picked = own_findings(tables) or [""]
-    return [*errors, answers.targets(tables), picked, sweeps.goal(answers.finished(tables))] if picked else []
+    if not picked:
+        return []
+    ended = answers.finished(tables)
+    return [*errors, answers.targets(tables), picked, errors_as_data.chance(ended), sweeps.goal(ended)]
 
 
 def assignment_table(tables: Tables) -> str:

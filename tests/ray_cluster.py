@@ -109,6 +109,11 @@ class Cluster:
         """Whether a worker has printed this."""
         return any(text in log.read_text() for log in self.folder.glob("session_2*/logs/worker-*.out"))
 
+    def last_words(self) -> str:
+        """The end of what each worker and each node's own process has printed."""
+        logs = [log for kind in ("worker-*", "raylet*") for log in self.folder.glob(f"session_2*/logs/{kind}")]
+        return "\n".join(f"{log.name}: {text[-3_000:]}" for log in logs if (text := log.read_text(errors="replace")))
+
     def files_with(self, text: str) -> list[Path]:
         """Ray's own files, its logs among them, in which this stands."""
         files = [file for file in self.folder.rglob("*") if file.is_file()]

@@ -42,6 +42,12 @@ def test_errors_counts_what_defeats_all_and_what_defeats_one_group_alone() -> No
     assert found[2] == "The most frequent confusion is 0 read as 1, mean over seeds: GN 2.0, BN 1.0 images."
 
 
+def test_chance_is_what_half_of_a_groups_seeds_or_more_get_right() -> None:
+    # GN: 11 images that one of its two seeds gets wrong, and 4 that both do: 5.5 of 9.5 a run
+    assert errors_as_data.chance(tables_of(WRONG)).endswith("mean over seeds: GN 5.5 of 9.5, BN 0.0 of 3.0.")
+    assert errors_as_data.chance(tables_of(WRONG | {("bn", 0): []})).endswith("GN 5.5 of 9.5, BN 1.5 of 1.5.")
+
+
 def test_errors_without_a_common_image_or_without_any_are_told_in_whole_sentences() -> None:
     nothing: dict[tuple[str, int], list[int]] = {run: [] for run in WRONG}
     assert errors_as_data.errors(tables_of(nothing)) == ["None of the 4 runs misclassified a test image."]

@@ -28,7 +28,8 @@ TWELVE = f'[TrainConfig(norm=norm, seed=seed, {SIZES}) for seed in range(4) for 
 FOUR = f"[TrainConfig(seed=seed, {SIZES}) for seed in range(4)]"
 DIVERGING = f'[TrainConfig(norm="none", lr=1e9, {SIZES}), *{FOUR}[:2]]'
 SERVER_USER = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": uuid.uuid4().hex}
-SECONDS = 180  # a study of twelve takes 40 on two idle cores
+SECONDS = 300  # a study of twelve takes 40 on two idle cores; on a busy machine 180 were once too few
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ class Study:
         command = f"-m normstudy study {self.file} --engine ray --address {self.cluster.address}"
         with self.output.open("wb") as output:
             self.driver = subprocess.Popen(
-                [sys.executable, *command.split()],
+                [sys.executable, "-X", "faulthandler", *command.split()],
                 env=clean_environment(self.store, **self.cluster.environment, **SERVER_USER),
                 cwd=self.file.parent,
                 stdout=output,
@@ -70,7 +71,18 @@ class Study:
 
     def run(self) -> int:
         """Start it and wait for its end; the exit status."""
-        return self.start().wait(SECONDS)
+        self.start()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit status. One that doesn't end is made to say where it stands, and so is each worker."""
+        assert self.driver
+        try:
+            return self.driver.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self.driver.send_signal(signal.SIGABRT)  # faulthandler writes the stack of each thread
+            self.driver.wait()
+            pytest.fail(f"not ended after {SECONDS} s: {self.words()}\n{self.cluster.last_words()}")
 
     def words(self) -> str:
         """What its last start has printed."""
@@ -136,11 +148,11 @@ def test_study_survives_the_kill_of_a_worker_and_its_trial_resumes_to_the_same_n
     study_of: Callable[[str], Study], cluster: Cluster
 ) -> None:
     study = study_of(TWELVE)
-    driver = study.start()
+    study.start()
     worker = one_that_trains(cluster.workers)
     key = worker.record.name.partition(".")[0]
     os.kill(worker.pid, signal.SIGKILL)
-    assert driver.wait(SECONDS) == 0, study.words()
+    assert study.wait() == 0, study.words()
     require_twelve_whole_runs()
     assert cluster.said(f"epoch 1/{EPOCHS}  resumed after it")
 
@@ -159,11 +171,11 @@ def test_study_survives_the_kill_of_a_worker_and_its_trial_resumes_to_the_same_n
 @pytest.mark.faults
 def test_study_survives_the_kill_of_a_node(study_of: Callable[[str], Study], cluster: Cluster) -> None:
     study = study_of(TWELVE)
-    driver = study.start()
+    study.start()
     node = cluster.nodes[-1]
     one_that_trains(node.workers)
     node.kill()
-    if driver.wait(SECONDS) != 0:
+    if study.wait() != 0:
         study.finish()
     require_twelve_whole_runs()
 
@@ -176,10 +188,10 @@ def test_study_whose_cluster_lost_its_head_is_finished_on_another_cluster(
     with ray_cluster() as doomed:
         doomed.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # until Ray ends a driver; else 60
         study.cluster = doomed
-        driver = study.start()
+        study.start()
         one_that_trains(doomed.workers)
         doomed.nodes[0].kill()
-        assert driver.wait(SECONDS) != 0
+        assert study.wait() != 0
     study.cluster = cluster
     study.finish()
     require_twelve_whole_runs()
