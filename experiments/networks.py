@@ -7,9 +7,9 @@ with the lowest held-out loss, mean of the three variants, go on to experiments/
 """
 
 from normstudy.config import TrainConfig
-from normstudy.model import NETWORKS
 
 HELD_OUT = 6_000
+NETWORKS = ("plain", "wide", "skip", "late", "deep", "deepskipless", "small", "narrow", "narrowplain")
 VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
 
 

@@ -105,28 +105,33 @@ class StackedLinear(nn.Linear):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Channels of a network's convolutions: 5x5 at 28 x 28, then 3x3 at 14 x 14 and at 7 x 7.
+    """Channels of a network's convolutions at 28 x 28, at 14 x 14 and at 7 x 7; the first is `kernel` x `kernel`, all
+    others 3x3.
 
     With `skip`, a 3x3 convolution that keeps the number of channels passes its input on beside its output: He et al.
     2016, "Deep Residual Learning", section 3.
     """
 
-    first: int
+    first: tuple[int, ...]
     middle: tuple[int, ...]
     last: tuple[int, ...]
+    kernel: int = 5
     skip: bool = False
 
 
 NETWORKS: dict[str, Layout] = {
-    "plain": Layout(first=8, middle=(16, 16), last=(16,)),
-    "wide": Layout(first=8, middle=(16, 20), last=(12,)),
-    "skip": Layout(first=8, middle=(16, 16), last=(16,), skip=True),
-    "late": Layout(first=8, middle=(12, 12), last=(16, 16), skip=True),
-    "deep": Layout(first=8, middle=(12, 12, 12), last=(12, 12), skip=True),
-    "deepskipless": Layout(first=8, middle=(12, 12, 12), last=(12, 12)),
-    "small": Layout(first=8, middle=(8, 16), last=(8,)),
-    "narrow": Layout(first=8, middle=(8, 8, 8), last=(8, 8), skip=True),
-    "narrowplain": Layout(first=8, middle=(8, 8), last=(12,)),
+    "plain": Layout(first=(8,), middle=(16, 16), last=(16,)),
+    "wide": Layout(first=(8,), middle=(16, 20), last=(12,)),
+    "skip": Layout(first=(8,), middle=(16, 16), last=(16,), skip=True),
+    "late": Layout(first=(8,), middle=(12, 12), last=(16, 16), skip=True),
+    "deep": Layout(first=(8,), middle=(12, 12, 12), last=(12, 12), skip=True),
+    "deepskipless": Layout(first=(8,), middle=(12, 12, 12), last=(12, 12)),
+    "small": Layout(first=(8,), middle=(8, 16), last=(8,)),
+    "narrow": Layout(first=(8,), middle=(8, 8, 8), last=(8, 8), skip=True),
+    "narrowplain": Layout(first=(8,), middle=(8, 8), last=(12,)),
+    "fine": Layout(first=(8, 8), middle=(8, 12), last=(8,), kernel=3),
+    "finer": Layout(first=(8, 8, 8), middle=(8, 8), last=(8,), kernel=3),
+    "finewide": Layout(first=(8, 8), middle=(8, 8), last=(12,), kernel=3),
 }
 
 
@@ -144,8 +149,8 @@ class Skip(nn.Module):
 class DigitNet(nn.Module):
     """28 x 28 grey pictures to 10 logits; a network of `NETWORKS` has the same parameters whatever the norm.
 
-    5x5 convolution at full resolution, max-pool, norm, ReLU; 3x3 convolutions at 14 x 14, max-pool, at 7 x 7, each with
-    norm and ReLU; max-pool; linear on the 3 x 3 that are left. Two choices keep the comparison fair to GroupNorm and
+    Convolutions at full resolution (`plain`: one of 5x5), max-pool; at 14 x 14, max-pool; at 7 x 7, each with norm and
+    ReLU; max-pool; linear on the 3 x 3 that are left. Two choices keep the comparison fair to GroupNorm and
     LayerNorm, whose statistics come from one image: the first layer sees every pixel (no stride), and the last features
     keep their place (no global pooling after a normalised layer).
     """
@@ -167,15 +172,17 @@ class DigitNet(nn.Module):
             # no bias: the norm's shift does its work, and all but `none` would subtract it
             return nn.Conv2d(stack * inputs, stack * outputs, size, padding=size // 2, bias=False, groups=stack)
 
-        # each max-pool of the first two stands before its norm, so that the larger maps pass one layer less
-        layers = [convolution(1, layout.first, 5), nn.MaxPool2d(2), *normalised(layout.first)]
-        inputs = layout.first
-        for place, outputs in enumerate((*layout.middle, *layout.last), start=1):
-            pool = [nn.MaxPool2d(2)] if place == len(layout.middle) else []
+        channels = (*layout.first, *layout.middle, *layout.last)
+        pooled = (len(layout.first), len(layout.first) + len(layout.middle))
+        layers: list[nn.Module] = []
+        inputs = 1
+        for place, outputs in enumerate(channels, start=1):
+            weights = convolution(inputs, outputs, layout.kernel if place == 1 else 3)
+            pool = [nn.MaxPool2d(2)] if place in pooled else []
             if layout.skip and inputs == outputs:
-                layers += [Skip(convolution(inputs, outputs, 3), *normalised(outputs)), *pool]
-            else:
-                layers += [convolution(inputs, outputs, 3), *pool, *normalised(outputs)]
+                layers += [Skip(weights, *normalised(outputs)), *pool]
+            else:  # the max-pool before the norm, so that the larger map passes one layer less
+                layers += [weights, *pool, *normalised(outputs)]
             inputs = outputs
         self.features = nn.Sequential(*layers, nn.MaxPool2d(2))
         features = inputs * 3 * 3

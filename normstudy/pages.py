@@ -205,6 +205,7 @@ PAGES: dict[str, Page] = {
     "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "assignment": replace(OWN, findings=assignment_findings),
     "small_recipe": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
+    "small_networks": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
     "small": _seeds(answers.one_group),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(

@@ -58,6 +58,12 @@ def small_recipe() -> list[bool]:
     return [bool(tables.groupby("rotation")["val_loss"].mean().idxmin() < TrainConfig().rotation)]
 
 
+def small_networks() -> list[bool]:
+    loss = losses("small_networks", "network")
+    recipes = tables_of("small_recipe").results.groupby(["batch_size", "weight_decay", "rotation"])["val_loss"].mean()
+    return [min(loss[network] for network in ("fine", "finer", "finewide")) < recipes.min()]
+
+
 def small() -> list[bool]:
     return [tables_of("small").results["test_accuracy"].mean() >= 0.9945]
 
@@ -142,8 +148,8 @@ def fashion() -> list[bool]:
 BETS: dict[str, Callable[[], list[bool]]] = {
     bet.__name__: bet
     for bet in (
-        networks, recipe, assignment, small_recipe, small, factorial, penalty, collapse, batch_size, learning_rate,
-        groups, shift, calibration, fashion,
+        networks, recipe, assignment, small_recipe, small_networks, small, factorial, penalty, collapse, batch_size,
+        learning_rate, groups, shift, calibration, fashion,
     )
 }  # fmt: skip
 

@@ -93,11 +93,14 @@ def test_group_norm_ends_at_layer_norm_and_instance_norm() -> None:
         )
 
 
+SMALL = ("small", "narrow", "narrowplain", "fine", "finer", "finewide")
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_norm_gives_a_network_the_same_parameters_below_8000(network: str) -> None:
     counts = {count_parameters(DigitNet(norm, network=network)) for norm in NORMS}
     assert len(counts) == 1
-    assert counts.pop() < (4_000 if network in ("small", "narrow", "narrowplain") else 8_000)
+    assert counts.pop() < (4_000 if network in SMALL else 8_000)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import PROJECT
 from PIL import Image
@@ -81,15 +82,17 @@ def test_assignment_and_small_network_are_whole() -> None:
 
 
 def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -> None:
-    for name in ("networks", "recipe", "small_recipe"):
+    for name in ("networks", "recipe", "small_recipe", "small_networks"):
         results = Tables.load(RESULTS / name).results
         assert results.groupby("norm").size().nunique() == 1
         assert (results["val_size"] == 6_000).all()
-    assert set(Tables.load(RESULTS / "networks").results["network"]) == set(NETWORKS)
+    screened = [set(Tables.load(RESULTS / name).results["network"]) for name in ("networks", "small_networks")]
+    assert set.union(*screened) == set(NETWORKS)
 
 
 def test_small_network_is_trained_as_its_recipe_was_chosen() -> None:
-    rows = tried(Tables.load(RESULTS / "small_recipe").results)
+    choices = [Tables.load(RESULTS / name).results for name in ("small_recipe", "small_networks")]
+    rows = tried(pd.concat(choices, ignore_index=True))
     best = rows[rows["tried"] == rows.groupby("tried")["val_loss"].mean().idxmin()]
     chosen = best.loc[best["val_loss"].idxmin(), ["norm", "l1", "network", *RECIPE]]
     small = Tables.load(RESULTS / "small").results
