@@ -128,6 +128,7 @@ def ray_cluster() -> Iterator[Cluster]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["PYTHONFAULTHANDLER"] = "1"
     cluster = Cluster(folder=folder, port=free_port(), environment=environment)
     try:
         cluster.start_head()

@@ -60,7 +60,7 @@ class Study:
         command = f"-m normstudy study {self.file} --engine ray --address {self.cluster.address}"
         with self.output.open("wb") as output:
             self.driver = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", *command.split()],
+                [sys.executable, *command.split()],
                 env=clean_environment(self.store, **self.cluster.environment, **SERVER_USER),
                 cwd=self.file.parent,
                 stdout=output,
@@ -80,7 +80,8 @@ class Study:
         try:
             return self.driver.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            self.driver.send_signal(signal.SIGABRT)  # faulthandler writes the stack of each thread
+            for pid in (*(worker.pid for worker in self.cluster.workers()), self.driver.pid):
+                os.kill(pid, signal.SIGABRT)  # faulthandler writes the stack of each thread
             self.driver.wait()
             pytest.fail(f"not ended after {SECONDS} s: {self.words()}\n{self.cluster.last_words()}")
 
