@@ -112,7 +112,7 @@ class Cluster:
     def last_words(self) -> str:
         """The end of what each worker and each node's own process has printed."""
         logs = [log for kind in ("worker-*", "raylet*") for log in self.folder.glob(f"session_2*/logs/{kind}")]
-        return "\n".join(f"{log.name}: {text[-3_000:]}" for log in logs if (text := log.read_text(errors="replace")))
+        return "\n".join(f"{log.name}: {text[-8_000:]}" for log in logs if (text := log.read_text(errors="replace")))
 
     def files_with(self, text: str) -> list[Path]:
         """Ray's own files, its logs among them, in which this stands."""
