@@ -206,7 +206,7 @@ PAGES: dict[str, Page] = {
     "assignment": replace(OWN, findings=assignment_findings),
     "small_recipe": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
     "small_networks": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
-    "small": _seeds(answers.one_group),
+    "small": _seeds(answers.small),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(
         findings=penalties.penalty, figures=penalties.penalty_figures, main="accuracy",
@@ -234,7 +234,7 @@ PAGES: dict[str, Page] = {
     "calibration": Page(
         findings=behaviour.calibration, figures=behaviour.calibration_figures, main="reliability", table=results_table,
     ),
-    "fashion": _seeds(answers.fashion),
+    "fashion": _seeds(answers.ranking),
 }  # fmt: skip
 
 

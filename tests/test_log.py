@@ -65,7 +65,7 @@ def small_networks() -> list[bool]:
 
 
 def small() -> list[bool]:
-    return [tables_of("small").results["test_accuracy"].mean() >= 0.9945]
+    return [next(iter(means("small").values())) >= 0.9945]
 
 
 def factorial() -> list[bool]:
