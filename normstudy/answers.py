@@ -113,7 +113,7 @@ def small(tables: Tables) -> list[str]:
     chosen = f"{first}, chosen on held-out images, reaches {100 * values.mean():.2f} % with {parameters:,} parameters"
     if len(values) == 1:
         return [f"{chosen} and one seed (n = 1, so no interval).", *ranking(tables)]
-    low, high = bootstrap_interval(values, np.random.default_rng(0))
+    low, high = intervals(runs)[first]
     return [
         f"{chosen} ({100 * low:.2f} to {100 * high:.2f}; mean of n = {len(values)} seeds, bootstrap interval); single "
         f"seeds from {100 * values.min():.2f} to {100 * values.max():.2f} %. The target set beforehand, "

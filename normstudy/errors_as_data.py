@@ -104,8 +104,9 @@ def chance(tables: Tables) -> str:
     """How many of a run's errors are its seed's own, and how many those of most seeds of its group."""
     results, wrong = tables.results, tables.misclassified
     agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
-    few = agreed.where(agreed.le(0.5 * pd.Series(seeds)), 0).sum() / pd.Series(seeds)
-    counts = [f"{group} {few[group]:.1f} of {agreed[group].sum() / number:.1f}" for group, number in seeds.items()]
+    every = error_sets.shares(agreed, seeds)  # of a group's seeds: summed over images, the errors of its mean run
+    few = every.where(every <= 0.5, 0)
+    counts = [f"{group} {few[group].sum():.1f} of {every[group].sum():.1f}" for group in seeds]
     return (
         "Errors of a run on images that at least half of its group's seeds get right, so that another seed may have "
         f"spared them, mean over seeds: {', '.join(counts)}."

@@ -8,7 +8,7 @@ from conftest import PROJECT
 
 from normstudy import answers, behaviour, penalties, sweeps
 from normstudy.config import TrainConfig
-from normstudy.pages import PAGES
+from normstudy.pages import PAGES, tried
 from normstudy.report import exported_in
 from normstudy.stats import MARGIN
 from normstudy.summary import comparisons
@@ -60,7 +60,7 @@ def small_recipe() -> list[bool]:
 
 def small_networks() -> list[bool]:
     loss = losses("small_networks", "network")
-    recipes = tables_of("small_recipe").results.groupby(["batch_size", "weight_decay", "rotation"])["val_loss"].mean()
+    recipes = tried(tables_of("small_recipe").results).groupby("tried")["val_loss"].mean()
     return [min(loss[network] for network in ("fine", "finer", "finewide")) < recipes.min()]
 
 
