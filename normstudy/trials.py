@@ -212,6 +212,11 @@ def take(run: Found, token: str) -> bool:
     return True
 
 
+def is_deleted(run_id: str) -> bool:
+    """Whether somebody has deleted the run; MLflow refuses its parameters with the code of one that is set."""
+    return bool(mlflow.get_run(run_id).info.lifecycle_stage == "deleted")
+
+
 def claim_new(
     experiment_id: str,
     key_tag: Tag,
@@ -241,7 +246,9 @@ def claim_new(
         mine = known[0].run_id if known else create_run(experiment_id, marks)
     runs = [get(mine)] if force else find_all(experiment_id, key_tag, [key])[key]
     free = not any(run.status == "FINISHED" or set(run.claims) - {token} for run in runs)
-    if free and all(take(run, token) for run in sorted(runs, key=lambda run: run.run_id)):
+    # a run that is deleted by now is of a process that gave up: it stands in nobody's way
+    ordered = sorted(runs, key=lambda run: run.run_id)
+    if free and all(take(run, token) or (run.run_id != mine and is_deleted(run.run_id)) for run in ordered):
         return Claim(key=key, attempt=attempt, experiment=experiment_id, run_id=mine, token=token, tags=dict(tags))
     if waiting:
         mlflow.MlflowClient().delete_tag(waiting, key_tag)

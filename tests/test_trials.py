@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -50,6 +51,23 @@ def runs(experiment: str) -> list[Found]:
 def run_with(experiment: str, **tags: str) -> Found:
     marks = {Tag.TRIAL_KEY: KEY, Tag.HEARTBEAT: now_milliseconds()}
     return get(create_run(experiment, marks | {Tag[name]: value for name, value in tags.items()}))
+
+
+def test_a_rival_that_has_given_up_and_deleted_its_run_does_not_stop_a_claim(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival, listed = run_with(experiment, ATTEMPT="rival"), find_all
+
+    def then_deleted(*arguments: Any) -> dict[str, list[Found]]:
+        found = listed(*arguments)
+        assert rival.run_id in [run.run_id for run in found[KEY]]
+        mlflow.MlflowClient().delete_run(rival.run_id)
+        return found
+
+    monkeypatch.setattr(trials, "find_all", then_deleted)
+    won = claim(experiment, "host:1:x")
+    assert won
+    assert get(won.run_id).claims == [won.token]
 
 
 def test_of_processes_that_claim_a_new_trial_at_once_one_wins_and_one_run_is_left(experiment: str) -> None:
