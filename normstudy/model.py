@@ -132,6 +132,9 @@ NETWORKS: dict[str, Layout] = {
     "fine": Layout(first=(8, 8), middle=(8, 12), last=(8,), kernel=3),
     "finer": Layout(first=(8, 8, 8), middle=(8, 8), last=(8,), kernel=3),
     "finewide": Layout(first=(8, 8), middle=(8, 8), last=(12,), kernel=3),
+    "finelarge": Layout(first=(8, 8), middle=(16, 16), last=(16,), kernel=3),
+    "finelast": Layout(first=(8, 8), middle=(12, 12), last=(24,), kernel=3),
+    "finedeep": Layout(first=(8, 8), middle=(12, 12, 12), last=(16,), kernel=3),
 }
 
 
