@@ -109,12 +109,15 @@ def single(
         claim = None
         if force or state in (State.NEW, State.UNFINISHED):
             claim = ledger.claim(key, Tag.TRIAL_KEY, tags, None, force=force)
-        else:
+            if claim is None:  # another process was first: whose run it is may show only in a moment
+                state, what = ledger.states([key], Tag.TRIAL_KEY)[key]
+                state = State.RUNNING if state == State.NEW else state
+        if claim is None:
             ledger.point_to(key, tags)
         if claim is None and state == State.FINISHED:
             print(f"{tags[Tag.NAME]} has finished already: {what}; --force trains it again")
         elif claim is None:
-            raise StudyError(f"{tags[Tag.NAME]}: {State.RUNNING if state == State.NEW else state} ({what})")
+            raise StudyError(f"{tags[Tag.NAME]}: {state}" + (f" ({what})" if what else ""))
         else:
             train_claimed([(config, claim)], ledger.store, stop_signal)
 

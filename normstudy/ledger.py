@@ -87,20 +87,21 @@ class ServerLedger:
     def claim(
         self, key: str, key_tag: Tag, tags: Mapping[str, str], parent: Claim | None, *, force: bool
     ) -> Claim | None:
-        attempt, waiting, token = uuid.uuid4().hex, self.waiting, self.driver.token
+        attempt, token = uuid.uuid4().hex, self.driver.token
         found = None if force else self.found.get(key)
         tags = {**tags, Tag.PARENT: str(parent.run_id)} if parent else dict(tags)
-        self.waiting = None
         if found is not None:
-            if waiting:
-                log_tags(waiting, pointer(tags, found))
+            self.point_to(key, tags)
             return self._patiently(lambda again: claim_again(self.experiment, found, key, token, tags))
-        return self._patiently(
+        claim = self._patiently(
             lambda again: claim_new(
                 self.experiment, key_tag, key, token, tags,
-                attempt=attempt, again=again, waiting=waiting, force=force,
+                attempt=attempt, again=again, waiting=self.waiting, force=force,
             )
         )  # fmt: skip
+        if claim is not None:
+            self.waiting = None
+        return claim
 
     def point_to(self, key: str, tags: Mapping[str, str]) -> None:
         if self.waiting and (found := self.found.get(key)):

@@ -1,5 +1,6 @@
 """Names of what a run logs, and the way to the store that keeps it."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -114,6 +115,7 @@ def use(uri: str) -> str:
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)  # that an experiment is new is no news
     mlflow.set_tracking_uri(uri)
     return uri
 

@@ -7,9 +7,14 @@ from typing import Any
 
 import mlflow
 import pytest
+from conftest import SMALL
 from filelock import FileLock
 
 from normstudy import trials
+from normstudy.config import TrainConfig
+from normstudy.errors import StudyError
+from normstudy.launch import single
+from normstudy.ledger import ServerLedger
 from normstudy.tracking import Tag, chosen_experiment, connect, where
 from normstudy.trials import (
     HOST,
@@ -135,6 +140,34 @@ def test_run_of_a_lost_claim_that_waited_for_its_process_keeps_no_key(experiment
     assert lost is None
     assert len(runs(experiment)) == 1
     assert Tag.TRIAL_KEY not in get(waiting).tags
+
+
+def test_trial_that_another_process_takes_meanwhile_is_named_with_its_run_and_so_is_the_run_that_waited(
+    experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, listed = TrainConfig(**SMALL), ServerLedger.states
+    key, waiting = config.trial_key, create_run(experiment, {})
+    monkeypatch.setenv("MLFLOW_RUN_ID", waiting)
+
+    def taken_after_the_look(ledger: ServerLedger, keys: list[str], key_tag: Tag) -> dict[str, tuple[State, str]]:
+        looked = listed(ledger, keys, key_tag)
+        if looked[key][0] == State.NEW:
+            claim_new(experiment, key_tag, key, "host:1:x", {}, attempt="a", again=False, waiting=None, force=False)
+        return looked
+
+    monkeypatch.setattr(ServerLedger, "states", taken_after_the_look)
+    with pytest.raises(StudyError) as error:
+        single(config)
+    [run] = find_all(experiment, Tag.TRIAL_KEY, [key])[key]
+    assert str(error.value) == f"GN, seed 0: running elsewhere (run {run.run_id})"
+    assert get(waiting).tags[Tag.NOTE] == f"Nothing was logged here: GN, seed 0 is run `{run.run_id}`."
+
+
+def test_a_new_experiment_is_made_without_a_word(store: str, capfd: pytest.CaptureFixture[str]) -> None:
+    connect()
+    chosen_experiment()
+    assert mlflow.get_experiment_by_name("normstudy") is not None
+    assert capfd.readouterr() == ("", "")
 
 
 def test_decisive_run_is_the_newest_finished_else_the_newest_claimed(experiment: str) -> None:
