@@ -156,8 +156,12 @@ def _trains(runs: pd.DataFrame) -> str:
     if (lowest >= TRAINS).any():
         after = "" if np.isnan(goal) else f"after {counted(int(goal), 'epoch')} at the earliest"
         parts.append(f"{100 * GOAL:.0f} % {after or 'not reached'}")
-    if diverged := sorted(set(runs.loc[runs["diverged"], "lr"])):
-        parts.append(f"diverged at {', '.join(map(name, diverged))}")
+    counts = runs.groupby("lr")["diverged"].agg(["sum", "size"])
+    if diverged := [
+        name(rate) + (f" ({some} of {every} runs)" if some < every else "")
+        for rate, some, every in counts[counts["sum"] > 0].itertuples()
+    ]:
+        parts.append(f"diverged at {', '.join(diverged)}")
     return "; ".join(parts)
 
 

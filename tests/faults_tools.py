@@ -166,11 +166,12 @@ def stopping(place: Place) -> Iterator[Place]:
         place.stop()
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = START_SECONDS) -> None:
-    """Wait until something has happened. Raises `AssertionError` when it does not."""
+def wait_until(happened: Callable[[], Any], seconds: float = START_SECONDS, what: str = "what was waited for") -> None:
+    """Wait until something has happened. Raises `TimeoutError` naming `what` when it does not."""
     deadline = time.monotonic() + seconds
     while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
         time.sleep(0.01)
 
 

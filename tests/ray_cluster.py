@@ -9,12 +9,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from faults_tools import wait_until
 from servers import free_port
 
 MARK = "NORMSTUDY_TEST_NODE"  # an environment variable that all processes of a node inherit, whoever their parent is
@@ -155,12 +156,3 @@ def record_of(pid: int) -> Path | None:
             if target.name == "lock" and (target.parent / "events.jsonl").is_file():
                 return target.parent
     return None
-
-
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Raises `TimeoutError` saying `what` didn't come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what}")
-        time.sleep(0.1)

@@ -12,9 +12,10 @@ from pathlib import Path
 import mlflow
 import pytest
 from conftest import clean_environment
+from faults_tools import wait_until
 from memory import MemoryTracker
 from mlflow.entities import Run
-from ray_cluster import Cluster, Worker, ray_cluster, wait_until
+from ray_cluster import Cluster, Worker, ray_cluster
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError

@@ -149,6 +149,15 @@ def test_a_rate_trains_when_every_seed_does_and_is_named_once_where_several_dive
     ]
 
 
+def test_a_rate_at_which_some_seeds_diverge_is_named_with_their_number() -> None:
+    configs = [TrainConfig(lr=lr, seed=seed, epochs=1) for lr in (0.03, 0.1) for seed in (0, 1)]
+    tables = made(configs, lambda config: None if (config.lr, config.seed) == (0.1, 1) else 0.985)
+    assert sweeps.learning_rate(tables) == [
+        "GN trains to 98 % or more at 0.03 alone, best at 0.03 (98.50 %); 99 % not reached; "
+        "diverged at 0.1 (1 of 2 runs)."
+    ]
+
+
 def test_means_of_cells_count_no_cell_of_which_a_seed_has_no_number() -> None:
     rows = pd.DataFrame(
         {"l1": [0.1, 0.1, 0.0, 0.0], "group": ["B", "B", "A", "A"], "test_accuracy": [0.9, np.nan, 0.8, 0.6]}
