@@ -5,7 +5,7 @@ READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 export NO_MKDOCS_2_WARNING := true
 SEEDS ?= 1
-EXPERIMENTS := networks recipe assignment small_recipe small_networks small factorial penalty collapse batch_size learning_rate groups shift calibration fashion
+EXPERIMENTS := networks recipe assignment small_recipe small_networks small fine_networks fine factorial penalty collapse batch_size learning_rate groups shift calibration fashion
 MEASURED := penalty collapse shift calibration
 # An experiment's docstring says how it is trained: the command behind "Command:".
 COMMAND := s/^Command: .*\(python -m normstudy study [^,]*\).*/\1/p

@@ -122,6 +122,11 @@ def small(tables: Tables) -> list[str]:
     ]
 
 
+def fine(tables: Tables) -> list[str]:
+    """Whether the assignment's targets are met here, and the ranking of all."""
+    return [targets(tables), *ranking(tables)]
+
+
 def factorial_pairs(tables: Tables) -> list[Pair]:
     """What L1 makes of each norm, and what each norm makes of BN, without L1."""
     plain, penalised = _factorial_groups(tables)

@@ -131,8 +131,8 @@ def held_out(tables: Tables) -> list[str]:
     return [*lines, f"Configurations tried, by norm: {number}. The test set had no say."]
 
 
-def small_choice(tables: Tables) -> list[str]:
-    """The recipe, and which variant has the lowest held-out loss with it: the one that experiments/small.py trains."""
+def choice(tables: Tables) -> list[str]:
+    """What was chosen, and the variant that has the lowest held-out loss with it."""
     rows = tried(tables.results)
     best = rows.groupby("tried")["val_loss"].mean().idxmin()
     losses = rows[rows["tried"] == best].set_index("variant")["val_loss"]
@@ -204,9 +204,11 @@ PAGES: dict[str, Page] = {
     "networks": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
     "assignment": replace(OWN, findings=assignment_findings),
-    "small_recipe": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
-    "small_networks": Page(findings=small_choice, figures=no_figures, table=held_out_table, main=""),
+    "small_recipe": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
+    "small_networks": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
     "small": _seeds(answers.small),
+    "fine_networks": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
+    "fine": _seeds(answers.fine),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(
         findings=penalties.penalty, figures=penalties.penalty_figures, main="accuracy",

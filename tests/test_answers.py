@@ -173,6 +173,14 @@ def test_ranking_stands_best_first() -> None:
                                                           "LN minus BN + L1 +0.50"]  # fmt: skip
 
 
+def test_fine_says_whether_the_assignments_targets_are_met_and_ranks() -> None:
+    said, order, *each = answers.fine(made(trials("fine"), steady(gn=0.9951, ln=0.9960, bn=0.9940)))
+    assert "every variant 99.50 % or more, not met (lowest: BN + L1 99.4" in said
+    assert "the best 99.55 % or more, met (LN 99.6" in said
+    assert order.startswith("LN 99.6")
+    assert len(each) == 3
+
+
 def test_small_names_the_chosen_group_first_whatever_the_others_reach() -> None:
     by_norm = steady(gn=0.99, ln=0.9960, bn=0.98)
     tables = made(trials("small"), by_norm, parameters=lambda config: 3842)

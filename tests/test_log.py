@@ -68,6 +68,18 @@ def small() -> list[bool]:
     return [next(iter(means("small").values())) >= 0.9945]
 
 
+def fine_networks() -> list[bool]:
+    loss = losses("fine_networks", "network")
+    recipes = tried(tables_of("recipe").results).groupby("tried")["val_loss"].mean()
+    return [min(loss[network] for network in ("finelarge", "finelast", "finedeep")) < recipes.min()]
+
+
+def fine() -> list[bool]:
+    mean = means("fine").values()
+    close = all(abs(pair.difference) <= MARGIN for pair in comparisons(tables_of("fine")))
+    return [close, min(mean) >= answers.EVERY, max(mean) >= answers.BEST]
+
+
 def factorial() -> list[bool]:
     tables, mean = tables_of("factorial"), means("factorial")
     penalty = comparisons(tables, answers.factorial_pairs(tables))[:5]
@@ -148,8 +160,8 @@ def fashion() -> list[bool]:
 BETS: dict[str, Callable[[], list[bool]]] = {
     bet.__name__: bet
     for bet in (
-        networks, recipe, assignment, small_recipe, small_networks, small, factorial, penalty, collapse, batch_size,
-        learning_rate, groups, shift, calibration, fashion,
+        networks, recipe, assignment, small_recipe, small_networks, small, fine_networks, fine, factorial, penalty,
+        collapse, batch_size, learning_rate, groups, shift, calibration, fashion,
     )
 }  # fmt: skip
 

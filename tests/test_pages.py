@@ -222,7 +222,7 @@ def test_small_network_is_trained_with_the_best_recipe_and_its_best_variant() ->
         TrainConfig(norm=norm, network="small", val_size=500, l1=L1 if norm == "bn" else 0, **recipe)
         for recipe in ({}, {"rotation": 7.0}) for norm in losses
     ]  # fmt: skip
-    found = pages.small_choice(choice("small_recipe", losses, configs))
+    found = pages.choice(choice("small_recipe", losses, configs))
     assert found[0].startswith("Lowest held-out loss, mean of GN, LN, BN: rotation 7 (0.0300 nats), before")
     assert found[1] == "With it, the lowest held-out loss of a variant: LN (0.0200 nats), before GN (0.0300 nats)."
 

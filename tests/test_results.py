@@ -68,32 +68,42 @@ def test_results_are_the_last_epoch_of_their_curves(name: str) -> None:
             assert np.isnan(run.errors)
 
 
-def test_assignment_and_small_network_are_whole() -> None:
-    assignment, small = (Tables.load(RESULTS / name).results for name in ("assignment", "small"))
-    for results in (assignment, small):
+def test_studies_of_ten_seeds_are_whole() -> None:
+    for name, budget in (("assignment", 8_000), ("fine", 8_000), ("small", 4_000)):
+        results = Tables.load(RESULTS / name).results
         assert results.groupby("group").size().to_dict() == {"GN": 10, "LN": 10, "BN + L1": 10}
         assert results.groupby("group")["seed"].apply(sorted).tolist() == [list(range(10))] * 3
         assert set(results["epochs"]) == {20}
         assert (results["val_size"] == 0).all()
         assert (results["train_size"] == 0).all()
-    assert (assignment["parameters"] < 8_000).all()
-    assert (small["parameters"] < 4_000).all()
+        assert (results["parameters"] < budget).all()
+
+
+SCREENED = ("networks", "small_networks", "fine_networks")
 
 
 def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -> None:
-    for name in ("networks", "recipe", "small_recipe", "small_networks"):
+    for name in (*SCREENED, "recipe", "small_recipe"):
         results = Tables.load(RESULTS / name).results
         assert results.groupby("norm").size().nunique() == 1
         assert (results["val_size"] == 6_000).all()
-    screened = [set(Tables.load(RESULTS / name).results["network"]) for name in ("networks", "small_networks")]
-    assert set.union(*screened) == set(NETWORKS)
+    assert set.union(*(set(Tables.load(RESULTS / name).results["network"]) for name in SCREENED)) == set(NETWORKS)
 
 
-def test_small_network_is_trained_as_its_recipe_was_chosen() -> None:
-    choices = [Tables.load(RESULTS / name).results for name in ("small_recipe", "small_networks")]
-    rows = tried(pd.concat(choices, ignore_index=True))
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("assignment", ["recipe"]),
+        ("fine", ["recipe", "fine_networks"]),
+        ("small", ["small_recipe", "small_networks"]),
+    ],
+)
+def test_network_and_recipe_are_those_with_the_lowest_held_out_loss(name: str, choices: list[str]) -> None:
+    rows = tried(pd.concat([Tables.load(RESULTS / choice).results for choice in choices], ignore_index=True))
     best = rows[rows["tried"] == rows.groupby("tried")["val_loss"].mean().idxmin()]
-    chosen = best.loc[best["val_loss"].idxmin(), ["norm", "l1", "network", *RECIPE]]
-    small = Tables.load(RESULTS / "small").results
-    small = small[small["group"] == small["group"].iloc[0]]
-    assert all((small[name] == value).all() for name, value in chosen.items())
+    results = Tables.load(RESULTS / name).results
+    for norm, runs in results.groupby("norm"):
+        [chosen] = best.loc[best["norm"] == norm, ["l1", *RECIPE]].itertuples(index=False)
+        assert all((runs[setting] == value).all() for setting, value in chosen._asdict().items())
+    if name == "small":
+        assert results["norm"].iloc[0] == best.loc[best["val_loss"].idxmin(), "norm"]
