@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.processes import PROJECT, Workplace, tracking_server, workplace
+from normstudy.config import VARIANTS
 from normstudy.provenance import usable_cores
 
 Record = dict[str, Any]
 ASSIGNMENT = str(PROJECT / "experiments" / "assignment.py")
-VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})  # of the assignment
 BARE, OURS, LIGHTNING = "bare limit", "normstudy", "Lightning"
 USUAL = {workers: f"usual loop, {workers} workers" for workers in (0, 2)}
 CONTENDERS = (BARE, OURS, *USUAL.values(), LIGHTNING)

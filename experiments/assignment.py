@@ -8,10 +8,9 @@ Reduced: nothing.
 Command: python -m normstudy study experiments/assignment.py --stack 5
 """
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 SEEDS = range(10)
-VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 
 
 def trials() -> list[TrainConfig]:

@@ -8,11 +8,10 @@ Command: python -m normstudy study experiments/calibration.py, then python -m no
 experiments/calibration.py
 """
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 MEASURES = ("calibration",)
 SEEDS = range(3)
-VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 
 
 def trials() -> list[TrainConfig]:

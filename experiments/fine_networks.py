@@ -11,10 +11,9 @@ network; if it lies below that of experiments/recipe.py, ten seeds of it say wha
 
 from typing import Any
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 HELD_OUT = 6_000
-VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 NETWORKS = ("plain", "finelarge", "finelast", "finedeep")
 RECIPE: dict[str, Any] = {"batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07}
 

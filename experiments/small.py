@@ -10,10 +10,9 @@ Command: python -m normstudy study experiments/small.py --stack 5
 
 from typing import Any
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 SEEDS = range(10)
-VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 RECIPE: dict[str, Any] = {
     "network": "finewide", "batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07
 }  # fmt: skip

@@ -12,10 +12,9 @@ experiments/small.py trains.
 
 from typing import Any
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 HELD_OUT = 6_000
-VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 NETWORKS = ("small", "fine", "finer", "finewide")
 RECIPE: dict[str, Any] = {"batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07}
 

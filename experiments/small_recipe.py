@@ -9,10 +9,9 @@ variant with the lowest held-out loss is the one that experiments/small.py train
 
 from typing import Any
 
-from normstudy.config import L1, TrainConfig
+from normstudy.config import VARIANTS, TrainConfig
 
 HELD_OUT = 6_000
-VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})
 MILD = {"rotation": 7.0, "translation": 1.5, "scale": 0.07}
 RECIPES: tuple[dict[str, Any], ...] = (
     {},

@@ -18,6 +18,7 @@ from normstudy.provenance import data_digest
 TRAIN_IMAGES = 60_000
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
+VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})  # the main three
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
 ADDED = ("l1_on",)
 TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py

@@ -117,7 +117,7 @@ def single(
         if claim is None and state == State.FINISHED:
             print(f"{tags[Tag.NAME]} has finished already: {what}; --force trains it again")
         elif claim is None:
-            raise StudyError(f"{tags[Tag.NAME]}: {state}" + (f" ({what})" if what else ""))
+            raise StudyError(f"{tags[Tag.NAME]}: {in_words(state, what)}")
         else:
             train_claimed([(config, claim)], ledger.store, stop_signal)
 
@@ -233,6 +233,11 @@ def open_parent(experiment: Experiment, ledger: Ledger, tags: Mapping[str, str],
         record.end(None)
 
 
+def in_words(state: State, what: str) -> str:
+    """A trial's state, and where something says more, that."""
+    return f"{state} ({what})" if what else str(state)
+
+
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:
     """Raises `StudyError` naming each trial that has not finished, its state, its run and why; one that diverged only
     where the experiment doesn't expect it."""
@@ -240,7 +245,7 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
     for config in experiment.configs:
         state, what = outcomes[config.trial_key]
         if state != State.FINISHED and not (experiment.may_diverge and state == State.DIVERGED):
-            unfinished.append(f"{identity(config)[Tag.NAME]} is {state}" + (f" ({what})" if what else ""))
+            unfinished.append(f"{identity(config)[Tag.NAME]} is {in_words(state, what)}")
     if unfinished:
         raise StudyError(f"study {experiment.name}: {'; '.join(unfinished)}")
 

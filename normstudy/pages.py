@@ -34,6 +34,11 @@ def _seeds(findings: Findings, pairs: Callable[[Tables], list[answers.Pair]] | N
     return Page(findings=findings, figures=figures, table=results_table)
 
 
+def _held_out(findings: Findings) -> Page:
+    """Of a choice on held-out images, where one run a cell is a table."""
+    return Page(findings=findings, figures=lambda tables: {}, table=held_out_table, main="")
+
+
 def results_table(tables: Tables) -> str:
     """A row for each group: n, mean accuracy with its interval, spread, loss; how many runs diverged where any did."""
     bounds = answers.intervals(answers.finished(tables).results)
@@ -147,11 +152,6 @@ def _first_two(losses: pd.Series) -> str:
     return f"{first}, before {second[0]}" if second else first
 
 
-def no_figures(tables: Tables) -> dict[str, Figure]:
-    """Of a choice on held-out images, where one run a cell is a table."""
-    return {}
-
-
 def own_findings(tables: Tables) -> list[str]:
     """What the errors of several seeds say, beside the summary."""
     ended = answers.finished(tables)
@@ -201,13 +201,13 @@ GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Imag
 OWN = Page(findings=own_findings, figures=graphs.figures_of, table=assignment_table, table_first=True,
                   main="test_accuracy", errors=True)  # fmt: skip
 PAGES: dict[str, Page] = {
-    "networks": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
-    "recipe": Page(findings=held_out, figures=no_figures, table=held_out_table, main=""),
+    "networks": _held_out(held_out),
+    "recipe": _held_out(held_out),
     "assignment": replace(OWN, findings=assignment_findings),
-    "small_recipe": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
-    "small_networks": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
+    "small_recipe": _held_out(choice),
+    "small_networks": _held_out(choice),
     "small": _seeds(answers.small),
-    "fine_networks": Page(findings=choice, figures=no_figures, table=held_out_table, main=""),
+    "fine_networks": _held_out(choice),
     "fine": _seeds(answers.fine),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(

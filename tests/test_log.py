@@ -36,6 +36,12 @@ def losses(name: str, column: str) -> dict[object, float]:
     return tables_of(name).results.groupby(column)["val_loss"].mean().to_dict()
 
 
+def beats_the_recipes(name: str, networks: tuple[str, ...], recipes: str) -> bool:
+    loss = losses(name, "network")
+    tries = tried(tables_of(recipes).results).groupby("tried")["val_loss"].mean()
+    return min(loss[network] for network in networks) < tries.min()
+
+
 def networks() -> list[bool]:
     loss = losses("networks", "network")
     return [min(loss["deep"], loss["late"]) < min(loss["plain"], loss["wide"])]
@@ -59,9 +65,7 @@ def small_recipe() -> list[bool]:
 
 
 def small_networks() -> list[bool]:
-    loss = losses("small_networks", "network")
-    recipes = tried(tables_of("small_recipe").results).groupby("tried")["val_loss"].mean()
-    return [min(loss[network] for network in ("fine", "finer", "finewide")) < recipes.min()]
+    return [beats_the_recipes("small_networks", ("fine", "finer", "finewide"), "small_recipe")]
 
 
 def small() -> list[bool]:
@@ -69,9 +73,7 @@ def small() -> list[bool]:
 
 
 def fine_networks() -> list[bool]:
-    loss = losses("fine_networks", "network")
-    recipes = tried(tables_of("recipe").results).groupby("tried")["val_loss"].mean()
-    return [min(loss[network] for network in ("finelarge", "finelast", "finedeep")) < recipes.min()]
+    return [beats_the_recipes("fine_networks", ("finelarge", "finelast", "finedeep"), "recipe")]
 
 
 def fine() -> list[bool]:
