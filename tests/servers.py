@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faults_tools import wait_until
+
 from benchmarks.processes import BenchmarkError, clean_environment, wait_for
 
 PROJECT = Path(__file__).parents[1]
@@ -68,8 +70,20 @@ class Server:
             raise ServerError(f"{error}\n{self.log.read_text(errors='replace')[-3000:]}") from error
 
     def kill(self) -> None:
-        """SIGKILL to the whole group, as when the machine goes down."""
-        self.signal_group(signal.SIGKILL)
+        """SIGKILL to the whole group, as when the machine goes down; return once nothing listens on its port."""
+        if self.process is None:
+            return
+        with suppress(ProcessLookupError):  # the whole group has ended
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+        self.process = None
+        # the first process of the group is gone; its workers, which listen too, may die a moment after it
+        wait_until(lambda: not self.listens(), STOP_SECONDS, f"port {self.port} is closed")
+
+    def listens(self) -> bool:
+        """Whether a process still takes connections on its port."""
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to what is left after that."""
@@ -83,14 +97,6 @@ class Server:
         """Start it again on the same port, after `kill` or `stop` or in place of a running one."""
         self.stop()
         self.start()
-
-    def signal_group(self, number: signal.Signals) -> None:
-        if self.process is None:
-            return
-        with suppress(ProcessLookupError):  # the whole group has ended
-            os.killpg(self.process.pid, number)
-        self.process.wait(STOP_SECONDS)
-        self.process = None
 
 
 @contextmanager
