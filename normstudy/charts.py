@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 
 from normstudy.plots import STYLES, styles_of
-from normstudy.stats import Comparison, mean_interval
+from normstudy.stats import SIGNIFICANCE, Comparison, mean_interval
 
 NORM_STYLES: dict[str, dict[str, Any]] = {
     **dict(zip(("GN", "LN", "BN + L1", "IN", "NONE"), STYLES, strict=True)),
@@ -140,7 +140,7 @@ def cross(label: str, marker: str = "x") -> Line2D:
 def differences(comparisons: Sequence[Comparison], note: str, *, margin: float) -> Figure:
     """A row for each pair: the difference of the means with its interval, verdict, corrected p and n.
 
-    `margin` is a fraction; within it on either side two means count as equivalent.
+    `margin` is a fraction: an interval within it on either side is one condition of `Verdict.EQUIVALENT`.
     """
     count = len(comparisons)
     figure = start("Which groups differ, and which are equivalent?", note, height=max(5.0, 1.8 + 0.3 * count))
@@ -148,7 +148,8 @@ def differences(comparisons: Sequence[Comparison], note: str, *, margin: float) 
     axes.axvspan(-100 * margin, 100 * margin, color="#0072B2", alpha=0.12, linewidth=0)
     axes.axvline(0, color="#333333", linewidth=0.8)
     side = axes.get_yaxis_transform()
-    entries: list[Any] = [Patch(facecolor="#0072B2", alpha=0.2, label=f"equivalent: within {100 * margin:g} points")]
+    within = f"within {100 * margin:g} points: equivalent, if one-sided t-tests agree (corrected p < {SIGNIFICANCE:g})"
+    entries: list[Any] = [Patch(facecolor="#0072B2", alpha=0.2, label=within)]
     for row, pair in enumerate(comparisons):
         middle, low, high = 100 * pair.difference, 100 * pair.low, 100 * pair.high
         if np.isfinite(middle):
