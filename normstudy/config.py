@@ -5,14 +5,15 @@ The command line, the MLproject parameters and the notebook derive from `TrainCo
 
 import ast
 import hashlib
+import reprlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from normstudy.errors import ConfigError
+from normstudy.errors import ConfigError, one_line
 from normstudy.provenance import data_digest
 
 TRAIN_IMAGES = 60_000
@@ -22,6 +23,8 @@ VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm":
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
 ADDED = ("l1_on",)
 TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py
+
+Number = Annotated[float, AfterValidator(lambda value: value + 0.0)]  # -0.0 becomes 0.0: one trial has one key
 
 
 @cache
@@ -44,20 +47,20 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     norm: str = Field("gn", description="normalisation layer")
-    l1: float = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over what l1_on says")
+    l1: Number = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over what l1_on says")
     l1_on: Literal["weights", "all"] = Field("weights", description="convolution and linear weights, or all parameters")
     network: str = Field("plain", description="network, a row of NETWORKS in model.py")
     dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
     epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
     batch_size: int = Field(32, ge=2, description="images a step")
-    lr: float = Field(0.03, gt=0, description="peak learning rate of the one-cycle schedule")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 decay, on convolution and linear weights only")
-    warmup: float = Field(0.3, gt=0, lt=1, description="part of the steps in which the learning rate rises")
-    rotation: float = Field(10.0, ge=0, le=180, description="augmentation: largest rotation, in degrees")
-    translation: float = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
-    scale: float = Field(0.1, ge=0, lt=1, description="augmentation: largest change of size, as a fraction")
+    lr: Number = Field(0.03, gt=0, description="peak learning rate of the one-cycle schedule")
+    momentum: Number = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
+    weight_decay: Number = Field(1e-4, ge=0, description="L2 decay, on convolution and linear weights only")
+    warmup: Number = Field(0.3, gt=0, lt=1, description="part of the steps in which the learning rate rises")
+    rotation: Number = Field(10.0, ge=0, le=180, description="augmentation: largest rotation, in degrees")
+    translation: Number = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
+    scale: Number = Field(0.1, ge=0, lt=1, description="augmentation: largest change of size, as a fraction")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, data order and augmentation")
     val_size: int = Field(0, ge=0, lt=TRAIN_IMAGES, description="training images held out for validation")
     train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
@@ -89,7 +92,7 @@ class TrainConfig(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise ConfigError("; ".join(_one_line(detail) for detail in error.errors())) from None
+            raise ConfigError(in_one_line(error)) from None
 
     @property
     def training_images(self) -> int:
@@ -107,7 +110,7 @@ class TrainConfig(BaseModel):
 
         `device` is left out: it says where a trial runs, not which trial it is. So is each of `ADDED` at its default.
         """
-        usual = {name for name in ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        usual = {name for name, default in _added().items() if getattr(self, name) == default}
         canonical = self.model_dump_json(exclude={"device", *usual}) + data_digest(self.dataset)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -118,14 +121,32 @@ class TrainConfig(BaseModel):
         return " ".join(["python -m normstudy train", *options])
 
 
-def _one_line(detail: Any) -> str:
+@cache
+def _added() -> dict[str, Any]:
+    """The defaults of `ADDED`; pydantic takes as long to find them as to write the whole configuration."""
+    return {name: TrainConfig.model_fields[name].default for name in ADDED}
+
+
+def in_one_line(error: ValidationError) -> str:
+    """Each value that `TrainConfig` refuses, with its name and what was expected."""
+    return "; ".join(_refusal(detail) for detail in error.errors())
+
+
+def _refusal(detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
     name = detail["loc"][0]
     if detail["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; choose from {', '.join(TrainConfig.model_fields)}"
-    return f"{name}={detail['input']}: {message[0].lower()}{message[1:]}"
+        return f"unknown setting {one_line(repr(name))}; choose from {', '.join(TrainConfig.model_fields)}"
+    return f"{name}={_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    """A refused value: text as it was given unless it would break or hide the line, anything else as Python has it."""
+    if isinstance(value, str):
+        return value if value.isprintable() and len(value) <= 100 else reprlib.repr(value)
+    return one_line(reprlib.repr(value))
 
 
 def group_labels(configs: Sequence[TrainConfig]) -> list[str]:

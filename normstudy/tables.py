@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from normstudy.config import TrainConfig
-from normstudy.errors import ReportError
+from normstudy.errors import ReportError, one_line
+from normstudy.files import write_atomically
+from normstudy.table_checks import TEST_IMAGES as TEST_IMAGES
+from normstudy.table_checks import read_parts, read_table, require_whole
 
-TEST_IMAGES = 10_000
 PARTS = "experiment.json"
 
 
@@ -42,33 +44,34 @@ class Tables:
 
     def save(self, folder: Path) -> None:
         """As CSV files, floats in full; text that a spreadsheet would run as a formula gets a ' before it."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.present().items():
             texts = table.select_dtypes(exclude=["number", "bool"])
             table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
-            table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+            write_atomically(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
         if self.parts is not None:
-            (folder / PARTS).write_text(json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / PARTS, text.encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Tables":
-        """What `save` wrote, to the digit. Raises `ReportError` where a table that every experiment has is missing."""
-        if missing := [
-            name for name in ("results", "epochs", "misclassified") if not (folder / f"{name}.csv").is_file()
-        ]:
-            raise ReportError(f"{folder}: holds no export of an experiment: {missing[0]}.csv is missing")
-        found: dict[str, Any] = {
-            field.name: pd.read_csv(
-                folder / f"{field.name}.csv",
-                keep_default_na=False,
-                na_values=[""],
-                dtype={"pixels": str, "run_id": str},
-            )
-            for field in fields(cls)
-            if (folder / f"{field.name}.csv").is_file()
-        }
+        """What `save` wrote, to the digit.
+
+        Raises `ReportError` where a table that every experiment has is missing, and for a file that `save` didn't
+        write, or not as it is now: cut off, without a column, with a row that is no run's.
+        """
+        for name in ("results", "epochs", "misclassified"):
+            if not (folder / f"{name}.csv").is_file():
+                where = one_line(str(folder))
+                raise ReportError(f"{where}: holds no export of an experiment: {name}.csv is missing")
+        names = [field.name for field in fields(cls) if field.name != "parts"]
+        paths = {name: path for name in names if (path := folder / f"{name}.csv").is_file()}
         parts = folder / PARTS
-        return cls(**found, parts=json.loads(parts.read_text(encoding="utf-8")) if parts.is_file() else None)
+        tables = cls(
+            **{name: read_table(path) for name, path in paths.items()},
+            parts=read_parts(parts) if parts.is_file() else None,
+        )
+        require_whole(tables.present(), folder)
+        return tables
 
     def configs(self) -> list[TrainConfig]:
         """The configuration of each run."""
@@ -96,6 +99,8 @@ def by_seed(results: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame
 def pixels(images: pd.DataFrame, indices: Sequence[int]) -> list[np.ndarray]:
     """The pictures of these test images, 28 x 28 grey values each, from the table of images."""
     texts = images.set_index("index")["pixels"]
+    if missing := [index for index in indices if index not in texts.index]:
+        raise ReportError(f"images.csv has no image {missing[0]}, which is to be shown")
     return [np.frombuffer(bytes.fromhex(texts[index]), np.uint8).reshape(28, 28) for index in indices]
 
 

@@ -89,6 +89,16 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["study", "nowhere.py"], "experiment=nowhere.py: no such file"),
         (["study", ASSIGNMENT, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["study", "--workers", "-1"], "--workers"),
+        (["train", "--norm", "gn\nx"], r"norm='gn\nx': unknown norm; choose from bn, gn, ln, in, none"),
+        (["train", "--device", "\x1b[2J"], r"device='\x1b[2J': input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        (["study", "no\nwhere.py"], "experiment=no where.py: no such file; choose from "),
+        (["study", "--workers", "x\ny"], "--workers"),
+        (["study", "experiments"], "experiment=experiments: a folder; choose from "),
+        (["report", "--out", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
+        (["report", "--out", "README.md/be\nlow"], "out=README.md/be low: Not a directory; expected a folder"),
+        (["report", "--export", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
+        (["report", "--from", "results", "--out", "README.md"], "README.md is no folder; expected a folder"),
+        (["fly\n"], "No such command 'fly\\n'; choose from train"),
         (["fly"], "No such command 'fly'; choose from train, study, measure, report, sync, reap"),
         (["study", "--engine", "x"], "'x' is not one of 'local', 'ray'"),
         (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --engine ray"),
@@ -110,10 +120,29 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_no_store(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(PROJECT)
     status, errors = command_line(*arguments)
     assert status == 2
     assert message in only_line(errors)
+    assert only_line(errors).isprintable()
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_an_experiment_file_that_fails_is_one_line_with_status_2(tmp_path: Path, command_line: CommandLine) -> None:
+    (tmp_path / "mine.py").write_text("def trials():\n    raise KeyError('a\\nb')\n")
+    for command in (["study"], ["study", "--dry-run"], ["measure"], ["report"]):
+        status, errors = command_line(*command, str(tmp_path / "mine.py"))
+        assert status == 2
+        assert only_line(errors) == f"normstudy: error: experiment={tmp_path}/mine.py:2: KeyError: 'a\\nb'"
+
+
+def test_output_that_nobody_reads_ends_quietly_with_status_1() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        command = [sys.executable, "-m", "normstudy", "--help"]
+        done = subprocess.run(command, cwd=PROJECT, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_bad_input_of_the_real_command_is_one_line_with_status_2(tmp_path: Path) -> None:

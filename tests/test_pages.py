@@ -278,12 +278,14 @@ def test_tables_that_were_saved_and_loaded_give_the_same_page_and_figures(name: 
 def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> None:
     tables = experiment_tables("shift")
     black = pd.DataFrame({"index": [3, 4], "pixels": ["00" * 784, "1e" + "05" * 783]})
-    digits = tables.results.assign(run_id=[f"{place:032}" for place in range(len(tables.results))])
-    replace(tables, images=black, results=digits).save(tmp_path)
+    numbered = {run_id: f"{place:032}" for place, run_id in enumerate(tables.results["run_id"])}
+    named = {name: table for name, table in tables.present().items() if "run_id" in table}
+    digits = {name: table.assign(run_id=table["run_id"].map(numbered)) for name, table in named.items()}
+    replace(tables, images=black, **digits).save(tmp_path)
     loaded = Tables.load(tmp_path)
     assert loaded.images is not None
     assert loaded.images["pixels"].tolist() == black["pixels"].tolist()
-    assert loaded.results["run_id"].tolist() == digits["run_id"].tolist()
+    assert loaded.results["run_id"].tolist() == [*numbered.values()]
     assert loaded.results["group"].tolist() == tables.results["group"].tolist()
     assert "NONE" in set(loaded.results["group"])
     assert "none" in set(loaded.results["norm"])

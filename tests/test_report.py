@@ -1,6 +1,7 @@
 """The report: from sqlite and from a real HTTP server, complete or not at all, README and tables in agreement."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.fake_runs import log_fake_runs
 from normstudy import plots
 from normstudy.collect import tables_of
 from normstudy.config import L1, TrainConfig
-from normstudy.errors import ReportError
+from normstudy.errors import ConfigError, ReportError, StorageError
 from normstudy.experiments import Experiment, load_experiment
 from normstudy.launch import single
 from normstudy.reading import _bulk
@@ -140,6 +141,41 @@ def test_a_folder_that_is_no_whole_export_is_refused_and_nothing_is_written(tmp_
     with pytest.raises(ReportError, match=f"holds no export of an experiment.*{missing}"):
         report_from(tmp_path / "kept", out=tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_a_full_disk_leaves_readme_and_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_files import refusing
+
+    kept, out, readme = tmp_path / "kept" / "assignment", tmp_path / "report", tmp_path / "README.md"
+    shutil.copytree(PROJECT / "results" / "assignment", kept)
+    (out / "assignment").mkdir(parents=True)
+    for path in (readme, out / "assignment" / "results.csv", out / "assignment" / "index.md"):
+        path.write_text(f"old\n{START}\n{END}\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refusing(monkeypatch, OSError(28, "No space left on device"))
+    with pytest.raises(StorageError, match=r"^can't write .*results\.csv: No space left on device$"):
+        report_from(kept.parent, out=out, readme=readme)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("option", ["out", "export"])
+def test_a_report_to_a_file_is_refused_before_the_server_is_asked(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normstudy.report.finished_trials", None)  # not to be called
+    (tmp_path / "file").write_text("mine")
+    places = {"out": tmp_path / "report", option: tmp_path / "file"}
+    with pytest.raises(
+        ConfigError, match=rf"^{option}={tmp_path}/file: {tmp_path}/file is no folder; expected a folder"
+    ):
+        report(EXPERIMENT, parent_id=None, **places)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_readme_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"\xff")
+    with pytest.raises(ReportError, match=r"README\.md: can't be read as text in UTF-8 \('utf-8' codec"):
+        report(EXPERIMENT, parent_id=None, out=tmp_path / "report", readme=tmp_path / "README.md")
 
 
 def test_a_readme_needs_an_export_of_the_assignment(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""What an experiment file may be, and what is said of one that is none."""
+
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+from normstudy.config import TrainConfig
+from normstudy.errors import ConfigError
+from normstudy.experiments import MEASURES, Experiment, load_experiment
+from normstudy.measuring import WAYS
+
+EXPERIMENTS = sorted((PROJECT / "experiments").glob("*.py"))
+ASSIGNMENT = PROJECT / "experiments" / "assignment.py"
+START = "from normstudy.config import TrainConfig\n\n\n"
+ONE = f"{START}def trials():\n    return [TrainConfig()]\n"
+EXPECTED = "expected a list of TrainConfig, at least one"
+
+
+def written(folder: Path, text: str | bytes, name: str = "some.py") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def returns(what: str) -> str:
+    """An experiment file with a `trials()` that returns this; its line is the fifth."""
+    return f"{START}def trials():\n    return {what}\n"
+
+
+def refusal(path: Path, **overrides: str) -> str:
+    """What is said of a file that is refused, without its folder: one line."""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path, overrides)
+    assert str(caught.value).isprintable()
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_assignment_is_the_three_main_variants_on_one_recipe() -> None:
+    configs = load_experiment(ASSIGNMENT, {}).configs
+    assert [(config.seed, config.variant) for config in configs] == [
+        (seed, variant) for seed in range(10) for variant in ("GN", "LN", "BN + L1")
+    ]
+    assert {config.model_copy(update={"norm": "gn", "l1": 0.0, "seed": 0}) for config in configs} == {TrainConfig()}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_states_question_bet_method_and_command(path: Path) -> None:
+    experiment = load_experiment(path, {})
+    assert f"python -m normstudy study experiments/{path.name}" in experiment.parts["Command"]
+    assert experiment.parts["Question"].partition("?")[1]
+    assert all(experiment.parts[part] for part in ("Bet", "Method"))
+    assert set(experiment.measures) <= set(MEASURES)
+    assert len({config.trial_key for config in experiment.configs}) == len(experiment.configs)
+
+
+def test_parts_are_what_stands_behind_a_word_and_a_colon_at_a_lines_start() -> None:
+    question = "Which: A or B?\n\nBet: A,\nby this rule: far.\nMethod: both: once.\nand B again\n"
+    parts = Experiment(name="a", question=question, configs=()).parts
+    assert parts == {
+        "Question": "Which: A or B?", "Bet": "A, by this rule: far.", "Method": "both: once. and B again",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(0, {3, 5, 8}), (1, {3}), (2, {3, 5}), (9, {3, 5, 8})])
+def test_of_an_experiment_the_lowest_seeds_can_be_chosen(tmp_path: Path, seeds: int, expected: set[int]) -> None:
+    (tmp_path / "some.py").write_text(
+        "from normstudy.config import TrainConfig\n\n\ndef trials():\n"
+        "    return [TrainConfig(norm=norm, seed=seed) for norm in ('gn', 'ln') for seed in (8, 3, 5)]\n"
+    )
+    configs = load_experiment(tmp_path / "some.py", {}, seeds=seeds).configs
+    assert {config.seed for config in configs} == expected
+    assert len(configs) == 2 * len(expected)
+
+
+def test_overrides_hold_for_every_trial_and_are_checked() -> None:
+    assert {config.epochs for config in load_experiment(ASSIGNMENT, {"epochs": "3"}).configs} == {3}
+    with pytest.raises(ConfigError, match="epochs=x"):
+        load_experiment(ASSIGNMENT, {"epochs": "x"})
+
+
+def test_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty.py: has no function trials\(\)"):
+        load_experiment(tmp_path / "empty.py", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def trials(:\n", "some.py:1: SyntaxError: "),
+        ("x = 1\n  y = 2\n", "some.py:2: IndentationError: unexpected indent"),
+        ("\n1 / 0\n", "some.py:2: ZeroDivisionError: division by zero"),
+        ("import nowhere_to_be_found\n", "some.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("raise ValueError('first\\nsecond')\n", "some.py:1: ValueError: first second"),
+        ("import sys\nsys.exit()\n", "some.py:2: it calls sys.exit(None); expected a file that only lists"),
+        (returns("1 / 0"), "some.py:5: ZeroDivisionError: division by zero"),
+        (returns("[TrainConfig(norm='foo')]"), "some.py:5: norm=foo: unknown norm; choose from bn, gn, ln, in, none"),
+        (returns("[TrainConfig.of(epochs=0)]"), "some.py:5: epochs=0: input should be greater than or equal to 1"),
+        (returns("(TrainConfig(seed=1 / i) for i in range(2))"), "some.py:5: ZeroDivisionError: division by zero"),
+        (returns("[TrainConfig().model_copy(update={'lr': 'x'})]"), "some.py: lr=x: input should be a valid number"),
+        (returns("None"), f"some.py: trials() returned None; {EXPECTED}"),
+        (returns("3"), f"some.py: trials() returned 3; {EXPECTED}"),
+        (returns("[]"), f"some.py: trials() returned no configuration; {EXPECTED}"),
+        (returns("[TrainConfig(), 3]"), f"some.py: trials() returned 3 at position 1; {EXPECTED}"),
+        (returns("['gn', 'ln']"), f"some.py: trials() returned 'gn' at position 0; {EXPECTED}"),
+        (returns("{'gn': TrainConfig()}"), "some.py: trials() returned {'gn': TrainConfig("),
+        (returns("{TrainConfig()}"), "some.py: trials() returned {TrainConfig("),
+        ("trials = [1]\n", "some.py: trials is [1]; expected a function that returns a list of TrainConfig"),
+        ("def trials(norm):\n    return []\n", "some.py: TypeError: trials() missing 1 required positional argument"),
+        (f"{ONE}MAY_DIVERGE = 'no'\n", "some.py: MAY_DIVERGE is 'no'; expected True or False"),
+        (f"{ONE}MEASURES = 'shift'\n", "some.py: MEASURES is 'shift'; expected a list of names from weights, "),
+        (f"{ONE}MEASURES = ['speed']\n", "some.py: MEASURES is ['speed']; expected a list of names from weights, "),
+        (f"{ONE}__doc__ = 3\n", "some.py: its docstring is 3; expected text"),
+        (bytes(range(256)), "some.py: SyntaxError: "),
+        (b"x = '\xff'\n", "some.py:1: SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused_in_one_line_with_where_and_why(
+    text: str | bytes, said: str, tmp_path: Path
+) -> None:
+    assert refusal(written(tmp_path, text)).startswith(f"experiment={said}")
+
+
+def test_a_syntax_error_in_a_file_that_is_imported_names_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path, "x = 1\nx = = 2\n", "broken_helper.py")
+    said = refusal(written(tmp_path, "import broken_helper\n"))
+    assert said == "experiment=broken_helper.py:2: SyntaxError: invalid syntax"
+
+
+def test_a_path_that_is_no_python_file_is_refused_with_the_choices(tmp_path: Path) -> None:
+    path = written(tmp_path, ONE)
+    (tmp_path / "folder").mkdir()
+    choices = "choose from some.py"
+    assert refusal(tmp_path / "none.py") == f"experiment=none.py: no such file; {choices}"
+    assert refusal(tmp_path / "folder") == f"experiment=folder: a folder; {choices}"
+    assert refusal(tmp_path / "no\nne\x1b.py") == f"experiment=no ne .py: no such file; {choices}"
+    assert refusal(tmp_path / ("x" * 300)).endswith(": can't be read: File name too long")
+    assert refusal(path.rename(tmp_path / "some.txt")).startswith("experiment=some.txt: not a Python file; expected a ")
+    assert refusal(written(tmp_path, ONE, "a\nb.py")).startswith("experiment=a b.py: not a Python file; expected a ")
+
+
+def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = written(tmp_path, ONE)
+    monkeypatch.setattr(Path, "open", deny)
+    assert refusal(path) == "experiment=some.py: can't be read: Permission denied"
+
+
+def test_a_trial_that_is_listed_several_times_is_one_trial_in_the_place_of_its_first(tmp_path: Path) -> None:
+    listed = "TrainConfig(seed=2), TrainConfig(), TrainConfig(l1=-0.0, device='cpu'), TrainConfig(seed=2)"
+    path = written(tmp_path, returns(f"[{listed}, TrainConfig(lr=0.1)]"))
+    assert load_experiment(path, {}).configs == (TrainConfig(seed=2), TrainConfig(), TrainConfig(lr=0.1))
+    assert load_experiment(path, {"lr": "1"}).configs == (TrainConfig(seed=2, lr=1), TrainConfig(lr=1))
+
+
+def test_measures_are_those_that_can_be_measured_each_once(tmp_path: Path) -> None:
+    assert set(MEASURES) == set(WAYS)
+    path = written(tmp_path, f"{ONE}MEASURES = ['shift', 'weights', 'shift']\nMAY_DIVERGE = True\n")
+    experiment = load_experiment(path, {})
+    assert (experiment.measures, experiment.may_diverge) == (("shift", "weights"), True)
+
+
+def test_many_trials_are_loaded_in_a_moment(tmp_path: Path) -> None:
+    path = written(tmp_path, returns("[TrainConfig(seed=seed) for seed in range(20_000)]"))
+    started = time.process_time()
+    assert len(load_experiment(path, {}, seeds=15_000).configs) == 15_000
+    assert time.process_time() - started < 5  # 0.7 s; 7 s where each seed was looked for in a list
