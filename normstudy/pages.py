@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy import answers, behaviour, errors_as_data, graphs, penalties, sweeps
-from normstudy.summary import has_several_seeds, plain, sample, summary
+from normstudy.summary import fenced, has_several_seeds, parts_of, plain, sample, shown, summary
 from normstudy.tables import TEST_IMAGES, Tables
 
 Findings = Callable[[Tables], list[str]]
@@ -53,7 +53,7 @@ def results_table(tables: Tables) -> str:
             spread = f"{values.min():.2f} to {values.max():.2f} %" if len(runs) > 1 else ""
             failed = _failed(len(every) - len(runs), len(every))
             cells = [f"{values.mean():.2f} %{interval}{failed}", spread, f"{runs['test_loss'].mean():.4f}"]
-        rows.append(f"| {' | '.join([plain(str(group)), str(len(every)), *cells])} |")
+        rows.append(f"| {' | '.join([str(group), str(len(every)), *cells])} |")
     head = "| | n | test accuracy, mean (95 % interval) | lowest to highest seed | test loss |\n|---|---|---|---|---|"
     size = f"Last epoch, {TEST_IMAGES:,} test images"
     drawn = "; the interval is of the mean over seeds (bootstrap)" if bounds else ""
@@ -247,7 +247,7 @@ def page_of(name: str) -> Page:
 
 def render(name: str, tables: Tables, figures: Collection[str]) -> str:
     """The page of an experiment in Markdown; its figures lie beside it."""
-    page, parts = page_of(name), tables.parts or {}
+    page, parts, tables = page_of(name), parts_of(tables), shown(tables)
     lines = [f"# {plain(parts.get('Question', name))}", ""]
     lines += [f"**{part}.** {sentence_case(parts[part])}\n" for part in ("Bet", "Method", "Reduced") if part in parts]
     found = [f"- {text}" for text in page.findings(tables)]
@@ -256,7 +256,7 @@ def render(name: str, tables: Tables, figures: Collection[str]) -> str:
     lines += [f"![{caption(figure)}]({figure}.png)\n" for figure in figures]
     lines += ["## Run it again", "", size(tables), ""]
     if "Command" in parts:
-        lines += ["```", *parts["Command"].split(", then "), "```", ""]
+        lines += [*fenced(parts["Command"].split(", then ")), ""]
     return "\n".join(lines)
 
 

@@ -1,33 +1,39 @@
 """What one finished run holds, read from the server; trusts nothing that it reads."""
 
+import os
+import resource
+import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, repeat
-from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking import _get_store
 from mlflow.utils.rest_utils import http_request
 from tqdm import tqdm
+from urllib3.exceptions import HTTPError
 
 from normstudy.config import TrainConfig
-from normstudy.errors import ConfigError, ReportError
+from normstudy.errors import ConfigError, ReportError, TrackingError, one_line
 from normstudy.plots import ten_worst
 from normstudy.tables import TEST_IMAGES
-from normstudy.tracking import Artifact, Measure, Metric, Tag, ten_name, where
-from normstudy.untrusted import NO_ERRORS, checked, logged_image, logged_measure, logged_table, one_line
+from normstudy.tracking import Artifact, Measure, Metric, Tag, artifact_location, ten_name
+from normstudy.untrusted import NO_ERRORS, checked, logged_image, logged_measure, logged_table
 
 CURVES = (Metric.TRAIN_LOSS, Metric.TRAIN_ACCURACY, Metric.TRAIN_PENALTY, Metric.TEST_LOSS, Metric.TEST_ACCURACY,
           Metric.LEARNING_RATE, Metric.EPOCH_SECONDS)  # fmt: skip
@@ -35,6 +41,7 @@ HELD_OUT = (Metric.VAL_LOSS, Metric.VAL_ACCURACY)  # of runs that hold images ou
 READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
+ONE_AT_A_TIME = Lock()  # of downloads under a limit that the whole process has
 
 POINT: Mapping[str, Callable[[Any], Any]] = {"run_id": str, "step": int, "timestamp": int, "value": float}
 Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
@@ -197,16 +204,14 @@ def read_artifact_of(run_id: str, path: str, parse: Callable[[bytes], Any]) -> A
 
 def read_artifact(run: Run, path: str, parse: Callable[[bytes], Any]) -> Any:
     """What `parse` makes of an artifact; its `ValueError` says what is wrong with it. The artifact is asked for by its
-    own name and comes to one file of our own: no listing of a server's is followed."""
-    what = f"run {run.info.run_id}: artifact {path}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "artifact"
-        try:
-            get_artifact_repository(storage(run))._download_file(path, str(file))
-            with file.open("rb") as opened:
-                content = opened.read(LARGEST + 1)
-        except (mlflow.MlflowException, OSError, ValueError) as error:  # whose text may quote a signed address
-            raise ReportError(f"{what} can't be read ({type(error).__name__})") from error
+    own name: no listing of a server's is followed."""
+    what = f"run {one_line(run.info.run_id)}: artifact {path}"
+    try:
+        content = _content(get_artifact_repository(artifact_location(run)), path)
+    except TrackingError as error:
+        raise ReportError(str(error)) from error
+    except (mlflow.MlflowException, HTTPError, OSError, ValueError) as error:  # whose text may quote a signed address
+        raise ReportError(f"{what} can't be read ({type(error).__name__})") from error
     try:
         if len(content) > LARGEST:
             raise ValueError(f"it is larger than {LARGEST:,} bytes")
@@ -215,13 +220,40 @@ def read_artifact(run: Run, path: str, parse: Callable[[bytes], Any]) -> Any:
         raise ReportError(f"{what}: {one_line(str(error))}") from error
 
 
-def storage(run: Run) -> str:
-    """Where a run's artifacts lie, as the server says. To any host named there MLflow sends the tracking server's user
-    and password, so it must be the tracking server's own, or its scheme be allowed by MLflow's variable."""
-    uri, own = run.info.artifact_uri, urlsplit(mlflow.get_tracking_uri()).netloc.rpartition("@")[2]
-    scheme, host = urlsplit(uri).scheme, urlsplit(uri).netloc
-    elsewhere = scheme in ("http", "https", "mlflow-artifacts") and host not in ("", own)
-    allowed = scheme in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get()
-    if (elsewhere and not allowed) or scheme in ("runs", "models"):  # these two lead on to any other
-        raise ReportError(f"run {run.info.run_id}: its artifacts are not on {where()} but {one_line(where(uri))}")
-    return uri
+def _content(artifacts: ArtifactRepository, path: str) -> bytes:
+    """An artifact, or its first bytes, one more than the largest may have: no more of one without end is taken."""
+    if isinstance(artifacts, HttpArtifactRepository):
+        plain, content = {"Accept-Encoding": "identity"}, b""  # compressed, a few bytes may stand for any number
+        with http_request(artifacts._host_creds, f"/{path}", "GET", stream=True, extra_headers=plain) as answer:
+            if not answer.ok:
+                raise OSError(f"status {answer.status_code}")
+            while part := answer.raw.read(LARGEST + 1 - len(content), decode_content=False):
+                content += part
+        return content
+    if isinstance(artifacts, LocalArtifactRepository):
+        return _first_bytes(artifacts.get_local_path(path))
+    with tempfile.TemporaryDirectory() as folder, _no_larger_file():
+        file = f"{folder}/artifact"
+        artifacts._download_file(path, file)
+        return _first_bytes(file)
+
+
+def _first_bytes(path: str) -> bytes:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # else a named pipe would never open
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        return file.read(LARGEST + 1)
+
+
+@contextmanager
+def _no_larger_file() -> Iterator[None]:
+    """Meanwhile no file of this process grows beyond the largest artifact: the system refuses to write more, whichever
+    library downloads it."""
+    with ONE_AT_A_TIME:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = LARGEST + 1 if soft == resource.RLIM_INFINITY else min(soft, LARGEST + 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -5,17 +5,17 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from normstudy.config import TrainConfig, group_labels
-from normstudy.errors import ReportError
+from normstudy.errors import ReportError, TrackingError, one_line
 from normstudy.experiments import Experiment
-from normstudy.reading import READERS, Planned, TrialRecord, diverged_at, read_all, read_artifact, read_config, storage
-from normstudy.tracking import RUNS_A_PAGE, Artifact, Measure, Tag, connect, pages, where
-from normstudy.untrusted import checked, one_line
+from normstudy.reading import READERS, Planned, TrialRecord, diverged_at, read_all, read_artifact, read_config
+from normstudy.tracking import RUNS_A_PAGE, Artifact, Measure, Tag, artifact_location, connect, pages, where
+from normstudy.untrusted import checked
 
 
 def planned_in(parent_id: str) -> Experiment:
@@ -95,7 +95,8 @@ def without_measure(
 
 def _has(run_id: str, measure: Measure) -> bool:
     folder = str(PurePosixPath(measure.path).parent)
-    return any(file.path == measure.path for file in mlflow.MlflowClient().list_artifacts(run_id, folder))
+    artifacts = get_artifact_repository(artifact_location(mlflow.get_run(run_id)))
+    return any(file.path == measure.path for file in artifacts.list_artifacts(folder))
 
 
 def _found(
@@ -150,16 +151,19 @@ def _problem(key: str, run: Run | None, *, may_diverge: bool) -> str | None:
         return f"missing (no run with trial key {key})"
     if _is_finished(run) or (may_diverge and diverged_at(run) is not None):
         return None
-    state = "still running" if run.info.status == "RUNNING" else run.info.status
+    state = "still running" if run.info.status == "RUNNING" else one_line(str(run.info.status))
     reason = run.data.tags.get(Tag.FAILURE)
     return f"{state} (run {run.info.run_id}{': ' + one_line(reason) if reason else ''})"
 
 
 def page_run(records: Sequence[TrialRecord]) -> str | None:
-    """The id of the one study's run that takes the page; None where its artifacts would come to a folder of this
-    machine that a server elsewhere chose."""
+    """The id of the one study's run that takes the page; None where the server has it go to a place that is not the
+    server's to choose."""
     parents = {record.parent_id for record in records}
     if len(parents) > 1 or not (parent_id := parents.pop()):
         return None
-    remote = urlsplit(mlflow.get_tracking_uri()).scheme in ("http", "https")
-    return None if remote and urlsplit(storage(mlflow.get_run(parent_id))).scheme in ("", "file") else parent_id
+    try:
+        artifact_location(mlflow.get_run(parent_id))
+    except TrackingError:
+        return None
+    return parent_id

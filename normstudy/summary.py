@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from normstudy.errors import one_line
 from normstudy.stats import (
     MARGIN,
     SIGNIFICANCE,
@@ -28,14 +30,26 @@ NOT_PAIRED = "Not tested: the groups were not trained with the same seeds."
 
 
 def plain(text: str) -> str:
-    """Markdown that shows this text as it is: no HTML, link, emphasis or cell of a table begins in it."""
-    text = re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("://", "&#58;//")
+    """Markdown that shows this text as it is: no HTML, link, emphasis or cell of a table begins in it, and no line."""
+    text = " ".join(one_line(text, None).split())
+    text = re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("://", "&#58;//")
+    return re.sub(r"(?i)\b(mailto|xmpp):", r"\1&#58;", re.sub(r"(?i)\b(www)\.", r"\1&#46;", text))
+
+
+def fenced(lines: Sequence[str]) -> list[str]:
+    """Lines as a block of code in Markdown, between fences that are longer than any row of backticks in them."""
+    longest = max(map(len, re.findall("`+", "\n".join(lines))), default=0)
+    return [fence := "`" * max(3, longest + 1), *lines, fence]
+
+
+def parts_of(tables: Tables) -> dict[str, str]:
+    """What the experiment's file says, each part in one line, whatever an export has there."""
+    return {name: " ".join(one_line(text, None).split()) for name, text in (tables.parts or {}).items()}
 
 
 def summary(tables: Tables) -> str:
-    """The answer, the results table and the findings, in Markdown."""
-    tables = shown(tables)
+    """The answer, the results table and the findings, in Markdown; of tables that are `shown`."""
     several = has_several_seeds(tables.results)
     columns = "parameters | test accuracy, 95 % interval | test loss | train accuracy | errors | seconds an epoch |"
     lines = [answer(tables), "", f"| |{' n |' if several else ''} {columns}", "|---" * (7 + several) + "|"]
@@ -46,13 +60,14 @@ def summary(tables: Tables) -> str:
 
 
 def shown(tables: Tables) -> Tables:
-    """The same tables with labels that Markdown shows as they are."""
-    labelled = {
-        name: table.assign(group=table["group"].map(plain))
-        for name, table in tables.present().items()
-        if "group" in table
-    }
-    return replace(tables, **labelled)
+    """The same tables with texts that Markdown shows as they are; an export may have any text in any column."""
+    found = {name: table for name, table in tables.present().items() if name != "images"}
+    texts = {name: table.select_dtypes(exclude=["number", "bool"]) for name, table in found.items()}
+    return replace(tables, **{name: table.assign(**texts[name].map(_shown)) for name, table in found.items()})
+
+
+def _shown(cell: Any) -> Any:
+    return plain(cell) if isinstance(cell, str) else cell
 
 
 def code(text: str) -> str:

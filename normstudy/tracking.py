@@ -2,19 +2,22 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
+from mlflow.entities import Run
+from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError
+from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError, one_line, public_uri, without_secrets
 from normstudy.provenance import PROJECT
 
 DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
@@ -41,8 +44,11 @@ class Tag(StrEnum):
 
     TRIAL_KEY = "normstudy.trial_key"
     STUDY_KEY = "normstudy.study_key"
-    ATTEMPT = "normstudy.attempt"
-    MADE_BY = "normstudy.made_by"
+    RECORD = "normstudy.record"
+    MACHINE = "normstudy.machine"
+    LAUNCHER = "normstudy.launcher"
+    REPLACES = "normstudy.replaces"
+    SUPERSEDED_BY = "normstudy.superseded_by"
     HEARTBEAT = "normstudy.heartbeat"
     HOST = "normstudy.host"
     VARIANT = "normstudy.variant"
@@ -149,18 +155,56 @@ def one_line_errors() -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line, without a password."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return without_password(line)
+    text = without_password(str(error)[:10_000])
+    return one_line(next((line for line in text.splitlines() if line.strip()), type(error).__name__))
 
 
 def where(uri: str | None = None) -> str:
-    """A tracking URI, else the one in use, for messages: without user and password."""
-    return without_password(uri or mlflow.get_tracking_uri())
+    """A tracking URI, else the one in use, for messages: without user and password; the same for a server with and
+    without a slash at the end."""
+    public = public_uri(uri or mlflow.get_tracking_uri())
+    return public.rstrip("/") if public.lower().startswith(("http:", "https:")) else public
 
 
 def without_password(text: str) -> str:
-    """The text without users and passwords of the URIs in it."""
-    return re.sub(r"(?i)([?&](?:user|password)=)[^&\s]*", r"\1...", re.sub(r"(?<=://)[^/\s]*@", "", text))
+    """The text without users and passwords: those of the store in use, wherever they stand, and those of other URIs."""
+    secrets = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"))
+    users = [os.environ.get("MLFLOW_TRACKING_USERNAME", "")]
+    return without_secrets(text, mlflow.get_tracking_uri(), secrets, users)
+
+
+def artifact_location(run: Run) -> str:
+    """Where a run's artifacts lie, as the server says: the place to read them from and to write them to.
+
+    Raises `TrackingError` for a place that is not the server's to choose: another host, to which MLflow sends the
+    tracking server's user and password, unless MLflow's variable allows its scheme; a location that leads on to any
+    other; and a folder of this machine, where the server is on another.
+    """
+    uri, server = run.info.artifact_uri or "", urlsplit(mlflow.get_tracking_uri())
+    own = server.netloc.rpartition("@")[2]
+    try:
+        scheme, host = urlsplit(uri)[:2]
+    except ValueError:  # of a host that can't be one
+        scheme, host = "models", ""
+    if scheme in ("http", "https"):
+        allowed = (scheme, host) == (server.scheme, own)
+    elif scheme == "mlflow-artifacts":
+        allowed = host in ("", own)
+    elif scheme == "file" or len(scheme) < 2:  # MLflow takes c:/folder for a folder, too
+        allowed = bool(uri) and (server.scheme not in ("http", "https") or _is_this_machine(server.hostname or ""))
+    else:
+        allowed = scheme not in ("runs", "models")  # these lead on
+    if not allowed and scheme not in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get():
+        raise TrackingError(
+            f"run {one_line(run.info.run_id)}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}"
+        )
+    return uri
+
+
+def _is_this_machine(host: str) -> bool:
+    with suppress(ValueError):  # of a name
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def experiment_name() -> str:

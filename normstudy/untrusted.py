@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from normstudy.errors import ReportError
+from normstudy.errors import ReportError, one_line
 from normstudy.tracking import Measure
 
 # of a table: each column's kinds of number and its highest value, the lowest is 0; or the words that may stand in it
@@ -99,8 +99,3 @@ def logged_image(content: bytes) -> np.ndarray:
     except Exception as error:  # what a decoder raises for damaged content has no common type
         raise ValueError("it is no PNG that can be read") from error
     raise ValueError("it is not 28 x 28 grey pixels")
-
-
-def one_line(text: str) -> str:
-    """Text of any origin for a message or a table: no line break, control character or change of direction in it."""
-    return "".join(sign if sign.isprintable() else " " for sign in text[:300]).strip()

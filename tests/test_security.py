@@ -3,108 +3,33 @@
 import json
 import pickle
 import runpy
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from conftest import PROJECT, using
+from conftest import PROJECT
+from hostile_server import CONFIG, IMAGE, PARENT_ID, RUN_ID, Server, read_trials, refused, serving
 from test_loading import Evil
-from test_untrusted import ROW, picture, table
+from test_untrusted import ROW, table
 
 from normstudy.collect import tables_of
 from normstudy.config import TrainConfig
-from normstudy.errors import NormstudyError, ReportError
+from normstudy.errors import NormstudyError
 from normstudy.experiments import Experiment
 from normstudy.measuring import trained
 from normstudy.reading import CURVES
 from normstudy.report import report
-from normstudy.runs import finished_trials, page_run, planned_in
+from normstudy.runs import finished_trials, planned_in
 from normstudy.tracking import Artifact, Measure, Tag
-
-CONFIG = TrainConfig(epochs=1)
-RUN_ID, PARENT_ID = "a" * 32, "b" * 32
-IMAGE = f"{Artifact.TEN}/index17_true3_predicted5.png"  # of ROW
-
-
-class Server(ThreadingHTTPServer):
-    """A tracking server that plays whatever a test wants; as it starts an honest one with one run and its study."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server_port}"
-        self.requests: list[str] = []
-        self.authorization: list[str] = []
-        self.value: Any = 0.9999
-        self.status = "FINISHED"
-        self.uri = f"mlflow-artifacts:/1/{RUN_ID}/artifacts"
-        self.params = {name: str(value) for name, value in CONFIG.model_dump().items()} | {"parameters": "7522"}
-        self.tags: dict[str, str] = {Tag.TRIAL_KEY: CONFIG.trial_key, Tag.CORES: "2", Tag.PARENT: PARENT_ID}
-        self.artifacts = {
-            Artifact.MISCLASSIFIED: table(ROW),
-            Artifact.STUDY: json.dumps({"study": "name", "trials": [CONFIG.model_dump()]}).encode(),
-            IMAGE: picture(),
-        }
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        info = {"run_id": run_id, "run_uuid": run_id, "status": self.status, "artifact_uri": self.uri}
-        data = {"params": self.params.items(), "tags": self.tags.items()}
-        return {"info": info, "data": {name: [{"key": k, "value": v} for k, v in data[name]] for name in data}}
-
-    def answer(self, path: str, query: dict[str, list[str]]) -> Any:
-        point = {"run_id": RUN_ID, "step": 1, "timestamp": 1, "value": self.value}
-        listing = [{"path": path, "is_dir": False} for path in ("../../evil", "/tmp/evil", "%2e%2e/%2e%2e/evil")]
-        return {
-            "experiments/search": {"experiments": [{"experiment_id": "1"}]},
-            "runs/search": {"runs": [self.run(RUN_ID)]},
-            "runs/get": {"run": self.run(query.get("run_id", [""])[0])},
-            "metrics/get-history-bulk": {"metrics": [point]},
-            "mlflow-artifacts/artifacts": {"files": listing},
-        }.get(path, self.artifacts.get(path.partition("/artifacts/")[2].partition("/artifacts/")[2]))
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append(f"{self.command} {url.path}")
-        self.server.authorization.append(self.headers.get("Authorization", ""))
-        path = url.path.split("/2.0/")[-1].removeprefix("mlflow/")
-        answer = self.server.answer(path, parse_qs(url.query))
-        content = answer if isinstance(answer, bytes) else json.dumps(answer or {}).encode()
-        self.send_response(200 if answer is not None or self.command == "PUT" else 404)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_POST = do_PUT = do_GET  # noqa: N815
-    log_message = staticmethod(lambda *_: None)  # type: ignore[assignment]
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """It runs, MLflow looks at it, and all temporary files land below `tmp_path / "temporary"`."""
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    with Server() as server, using(server.address, tmp_path, monkeypatch):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(tmp_path, monkeypatch) as server:
         yield server
-        server.shutdown()
-
-
-read_trials = partial(finished_trials, [CONFIG], None)
-
-
-def refused(match: str, read: Callable[[], Any] = read_trials) -> None:
-    with pytest.raises(ReportError, match=match) as caught:
-        read()
-    assert str(caught.value).isprintable()
 
 
 def test_an_honest_server_is_reported_without_following_a_listing_of_its(server: Server, tmp_path: Path) -> None:
@@ -139,7 +64,7 @@ def test_a_metric_that_is_not_finite_is_refused_by_name(server: Server, value: A
         ("tags", Tag.PARENT, "../../x", "mlflow.parentRunId=../../x: not a run id"),
         ("tags", Tag.CORES, "<b>2</b>", "cores=<b>2</b>: not a whole number"),
         ("params", "parameters", "9" * 5000, "parameters=999"),
-        ("params", "lr", "fast\nroot: \x1b[2J\u202e", "its parameters are no configuration: lr=fast root: "),
+        ("params", "lr", "fast\nroot: \x1b[2J\u202e", r"its parameters are no configuration: lr=\W?fast\b.*root: "),
         ("params", "cls", "1", "its parameters are no configuration"),
     ],
 )  # fmt: skip
@@ -155,19 +80,6 @@ def test_parameters_in_which_a_process_claims_a_run_are_not_its_configuration(se
     assert read_trials()[0].config == CONFIG
 
 
-def test_password_and_token_are_sent_to_no_other_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
-    with Server() as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        host, own = (address.removeprefix("http://") for address in (other.address, server.address))
-        for uri in (f"mlflow-artifacts://{host}/1", f"http://{host}/1", f"http://{host}\\@{own}/1", "models:/m/1"):
-            server.uri = uri
-            refused(f"run {RUN_ID}: its artifacts are not on {server.address} but ")
-        other.shutdown()
-    assert "Bearer secret" in server.authorization
-    assert not other.requests
-
-
 def test_no_message_shows_the_password_of_the_uri(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server.uri = "models:/m/1"
@@ -177,14 +89,6 @@ def test_no_message_shows_the_password_of_the_uri(server: Server, monkeypatch: p
             with pytest.raises(NormstudyError, match=address) as caught:
                 read()
             assert "hunter2" not in str(caught.value)
-
-
-def test_a_server_elsewhere_chooses_no_folder_of_this_machine_for_the_page(server: Server, tmp_path: Path) -> None:
-    records = read_trials()
-    assert page_run(records) == PARENT_ID
-    for uri in (f"file://{tmp_path}/chosen", f"{tmp_path}/chosen"):
-        server.uri = uri
-        assert page_run(records) is None
 
 
 NO_TRIALS = [7, [7], [], [{"norm": "../../x"}], [{"epochs": {"a": "b\nc"}}]]

@@ -1,0 +1,101 @@
+"""Whatever text a study or an export has, the page and the README's block show it, and no markup begins in it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from test_answers import made
+
+from normstudy import pages, report
+from normstudy.config import TrainConfig
+from normstudy.errors import ReportError, one_line
+from normstudy.experiments import Experiment
+from normstudy.summary import plain
+from normstudy.tables import Tables
+
+PARTS = ("Question", "Bet", "Method", "Reduced", "Command")
+PARTS = ("Question", "Bet", "Method", "Reduced", "Command")
+PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
+SCRIPT = "<script>alert(1)</script>"
+NASTY = [
+    f"\n```\n\n{SCRIPT}\n",
+    f"``` {SCRIPT} ```",
+    f"`````, then ```, then {SCRIPT}, then ~~~",
+    f"a\r\n\r\n# {SCRIPT}",
+    f"x\u2028\x85\x0b{SCRIPT} -->",
+    f"{report.END}\n{report.START}",
+    "](javascript:alert(1)) ![x](http://evil/x.png) [x]: http://evil",
+    "<http://evil> www.evil.example mailto:a@evil &lt;b&gt; \\<b> <b\n>",
+    "| a | b |\n|---|---|\n| **c** | `d` |",
+    "\x1b[2J\u202e\u2066.",
+]
+
+
+def parsed(text: str) -> list[Token]:
+    return [token for block in PARSER.parse(text) for token in (block, *(block.children or ()))]
+
+
+def markup(text: str) -> list[Any]:
+    """What a browser does more than show text: HTML, links and images, and the blocks of the page."""
+    kept = ("html_inline", "html_block", "link_open", "image", "heading_open", "fence", "th_open", "td_open", "hr")
+    return [
+        (token.type, token.tag, {name: value for name, value in token.attrs.items() if name in ("href", "src")})
+        for token in parsed(text)
+        if token.type in kept
+    ]
+
+
+def tables_of(name: str, text: str) -> Tables:
+    """Of an experiment whose every text is this one; its groups are still told apart."""
+    variants = [TrainConfig(norm=norm, val_size=500, lr=lr) for norm in ("gn", "ln", "bn") for lr in (0.01, 0.03)]
+    configs = [config.model_copy(update={"seed": seed}) for config in variants for seed in (0, 1)]
+    tables = made(configs, lambda config: 0.98 + config.seed / 1_000, wrong=lambda config: [7, 8 + config.seed])
+    named = {
+        key: table.assign(group=table["group"] + text, variant=text) if "group" in table else table
+        for key, table in tables.present().items()
+    }
+    named["results"] = named["results"].assign(network=text, dataset=text, study=text, l1_on=text)
+    return replace(tables, **named, parts=dict.fromkeys([*PARTS, text], text))
+
+
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+@pytest.mark.parametrize("name", ["mine", "assignment", "small", "fine", "recipe", "fashion"])
+def test_no_text_of_an_experiment_is_markup_in_its_page(name: str, text: str) -> None:
+    page = pages.render(name, tables_of(name, text), ["means"])
+    assert markup(page) == markup(pages.render(name, tables_of(name, "harmless"), ["means"]))
+    assert all(line.isprintable() for line in page.split("\n"))
+    [code] = [token.content for token in parsed(page) if token.type == "fence"]
+    assert code.split("\n")[:-1] == " ".join(one_line(text).split()).split(", then ")
+
+
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+def test_no_text_of_an_export_is_markup_in_the_readme(text: str, tmp_path: Path) -> None:
+    def block(text: str) -> str:
+        exported = {"assignment": tables_of("assignment", text), "fashion": tables_of("fashion", text)}
+        return report.render_all({**exported, f"mine{text}".replace("/", "?"): tables_of("mine", text)}, figures_at=at)
+
+    at, readme = Path("docs"), tmp_path / "README.md"
+    found, harmless = markup(block(text)), markup(block("harmless"))
+    assert [(kind, tag) for kind, tag, _ in found] == [(kind, tag) for kind, tag, _ in harmless]
+    targets = [target for _, _, target in found if target]
+    assert all(re.fullmatch(r"docs/[\w%.*+/~-]+\.(png|md)", path) for target in targets for path in target.values())
+    readme.write_text(f"{report.START}\n{report.END}\nafter\n")
+    filled = report.fill(readme, block(text))
+    assert filled.count(report.END) == filled.count(report.START) == 1
+
+
+def test_text_without_markup_is_left_as_it_is() -> None:
+    text = "BN + L1, l1_on weights: which, and by how much? 0.1 % (a, b); it's 5 > 4"
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", "a/b", ""])
+def test_a_study_chooses_no_folder_for_its_export(name: str, tmp_path: Path) -> None:
+    experiment = Experiment(name=name, question="?", configs=(TrainConfig(),))
+    with pytest.raises(ReportError, match="is no name of a folder"):
+        report.report(experiment, parent_id=None, out=tmp_path / "report", export=tmp_path / "kept")
+    assert not (tmp_path / "report").exists()
