@@ -1,6 +1,7 @@
 """The command line: parses, calls, exits. Options come from `TrainConfig`; heavy imports stay inside the commands."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from normstudy.errors import ConfigError, NormstudyError
+from normstudy.errors import ConfigError, NormstudyError, one_line
 from normstudy.signals import StopSignal
 
 ASSIGNMENT = Path("experiments/assignment.py")
@@ -71,7 +72,7 @@ def study_command(
         from normstudy import launch
 
         for name, state, what in launch.dry_run(loaded, offline=offline):
-            print(f"{name:24s} {state:18s} {what}".rstrip())
+            print(one_line(f"{name:24s} {state:18s} {what}", None))
         return
     if engine == EngineName.LOCAL:
         processes.preload()  # before the imports below, which take as long
@@ -102,17 +103,22 @@ def measure_command(
 
 def sync_command() -> None:
     """Send what waits on this machine to the tracking server."""
-    from normstudy.ledger import sync
+    from normstudy.maintenance import sync
 
-    print(f"{sync()} events sent")
+    sent, problems = sync()
+    print(f"{sent} {'run is' if sent == 1 else 'runs are'} on the server with all that was here")
+    if problems:
+        fail(f"{problems} records were not sent", 1)
 
 
 def reap_command() -> None:
     """End the runs on the tracking server whose process is gone."""
-    from normstudy.ledger import reap
+    from normstudy.maintenance import reap
 
-    ended = reap()
+    ended, problems = reap()
     print("\n".join(ended) or "no run without its process")
+    if problems:
+        fail(f"{problems} runs could not be ended", 1)
 
 
 def report_command(
@@ -142,7 +148,7 @@ def report_command(
         report_from(exported, out=out, readme=page)
     else:
         report(loaded or planned_in(parent), parent_id=parent or None, out=out, readme=page, export=export)
-    print(f"report written to {out}/")
+    print(f"report written to {one_line(str(out))}/")
 
 
 def build_app(*, config_options: bool = True) -> typer.Typer:
@@ -199,12 +205,16 @@ def main() -> None:
     app = build_app(config_options=sys.argv[1:] not in ([], ["--help"]))
     try:
         app(standalone_mode=False)
+        sys.stdout.flush()
     except NormstudyError as error:
         fail(str(error), error.exit_status)
     except TyperException as error:
         fail(explain(error), 2)
     except KeyboardInterrupt:
         fail("stopped by signal 2", 130)
+    except BrokenPipeError:  # `| head` has read enough: quiet, as Typer is where the pipe breaks in a command
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it ends
+        sys.exit(1)
     except Exception as error:
         if type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests")):
             from normstudy.tracking import first_line, where
@@ -227,6 +237,6 @@ def explain(error: TyperException) -> str:
 
 
 def fail(message: str, status: int) -> None:
-    """One line on standard error, then exit."""
-    print(f"normstudy: error: {message}", file=sys.stderr)
+    """One line on standard error, whatever the message quotes, then exit."""
+    print(f"normstudy: error: {one_line(message, None)}", file=sys.stderr)
     sys.exit(status)

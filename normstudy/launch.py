@@ -2,40 +2,39 @@
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
+from normstudy.client import Server
 from normstudy.config import TrainConfig
-from normstudy.courier import Courier
-from normstudy.errors import Interrupted, NormstudyError, StudyError
+from normstudy.errors import Diverged, Interrupted, NormstudyError, ResultWaits, StudyError, Superseded
+from normstudy.event_log import STATE, Event, logs
 from normstudy.experiments import Experiment
-from normstudy.ledger import Ledger, LocalLedger, ServerLedger
 from normstudy.processes import Processes, preload
 from normstudy.provenance import require_archives, usable_cores
-from normstudy.record import RunRecord, write_json
+from normstudy.registry import LEFT, Lease, Outcome, Registry, State, Trial, open_registry
 from normstudy.signals import StopSignal, nobody_reads_output
-from normstudy.spool import STATE
 from normstudy.tracking import Artifact, Tag, first_line, has_store, identity, use
 from normstudy.train import build_model, pick_device, train_together
-from normstudy.trial_log import SpoolTracker
-from normstudy.trials import Claim, State
+from normstudy.trial_log import LeasedRun, LogTracker, write_json
+from normstudy.uploader import Uploader
 
 Stop = Callable[[], int | None]
 Job = tuple[TrainConfig, ...]  # trials in lock-step in one process
-Outcome = tuple[State, str]  # and the run, with the reason where it failed
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Where jobs run. For each job it asks the study to begin it, has `run_trials` called with the answer in another
-    process, and tells the study when that process is gone."""
+    """Where jobs run. It has `run_trials` called with each job's work in another process, and tells the study when that
+    process is gone."""
 
     def __call__(self, study: "OpenStudy", jobs: Sequence[Job], stop_signal: Stop) -> None: ...
 
@@ -44,9 +43,13 @@ class Engine(Protocol):
 class Work:
     """What the process of a job is given."""
 
-    trials: tuple[tuple[TrainConfig, Claim], ...]
+    configs: Job
+    experiment: str  # name
+    parent: str  # id of the record of the study
+    tags: Mapping[str, str]
+    force: bool
     tracking_uri: str | None  # None: without a server
-    store: str | None  # the URI without a password, which names the folder of records
+    stale: Mapping[str, str] = field(default_factory=dict)  # runs of other machines that the study found dead
     state: str | None = None  # `NORMSTUDY_STATE`: a process may come from a server that was started before it was set
 
     def to_json(self) -> bytes:
@@ -58,41 +61,47 @@ class Work:
         """The same work again."""
         return TypeAdapter(Work).validate_json(text)
 
+    def registry(self) -> Registry:
+        """What to ask, in the process of the job."""
+        if self.tracking_uri:
+            use(self.tracking_uri)
+        server = Server() if self.tracking_uri else None
+        return Registry(server=server, experiment=self.experiment, stale=dict(self.stale))
+
 
 @dataclass(kw_only=True)
 class OpenStudy:
     """A study while it runs: gives out work, and keeps how each trial ended."""
 
-    ledger: Ledger
-    parent: Claim
+    registry: Registry
+    parent: str
     tags: Mapping[str, str]
     force: bool
     bar: "tqdm[Any]"
     outcomes: dict[str, Outcome]
 
-    def begin(self, job: Job) -> Work | None:
-        """Leave to train the job's trials, but for those that another process has meanwhile."""
-        claimed = []
-        for config in job:
-            tags = {**identity(config), **self.tags}
-            claim = self.ledger.claim(config.trial_key, Tag.TRIAL_KEY, tags, self.parent, force=self.force)
-            self.outcomes[config.trial_key] = (State.UNFINISHED, "") if claim else (State.RUNNING, "")
-            if claim:
-                claimed.append((config, claim))
-        if not claimed:
-            return None
-        state = os.environ.get(STATE)
-        return Work(trials=tuple(claimed), tracking_uri=self.ledger.uri, store=self.ledger.store, state=state)
+    def work(self, job: Job) -> Work:
+        """The job, for a process of its own."""
+        return Work(
+            configs=job,
+            experiment=self.registry.experiment,
+            parent=self.parent,
+            tags=self.tags,
+            force=self.force,
+            tracking_uri=os.environ["MLFLOW_TRACKING_URI"] if self.registry.server else None,
+            stale=self.registry.stale,
+            state=os.environ.get(STATE),
+        )
 
     def conclude(self, work: Work) -> None:
         """The process of this work is gone: each of its runs has ended, or is ended now."""
-        for config, claim in work.trials:
+        for config in work.configs:
+            key = config.trial_key
             try:
-                self.outcomes[config.trial_key] = self.ledger.settle(claim)
+                self.outcomes[key] = self.registry.conclude(key, self.tags[Tag.LAUNCHER])
             except Exception as error:  # whatever the way to a server raises
-                folder = claim.folder(self.ledger.store)
-                reason = f"its record waits in {folder} for `python -m normstudy sync`: {first_line(error)}"
-                self.outcomes[config.trial_key] = (State.UNSENT, reason)
+                reason = f"its record waits here for `python -m normstudy sync`: {first_line(error)}"
+                self.outcomes[key] = (State.UNSENT, reason)
 
 
 def single(
@@ -100,34 +109,66 @@ def single(
 ) -> None:
     """Train one configuration as one run; one that has finished is left alone, an unfinished one goes on.
 
-    Raises `ConfigError` before any run exists, `StudyError` for a trial that diverged before or runs elsewhere.
+    Raises `ConfigError` before any run exists, `StudyError` for a trial that diverged before or runs elsewhere,
+    `ResultWaits` when the server has not got the result.
     """
     check([config])
-    key, tags = config.trial_key, identity(config)
-    with open_ledger(offline=offline) as ledger:
-        state, what = ledger.states([key], Tag.TRIAL_KEY)[key]
-        claim = None
-        if force or state in (State.NEW, State.UNFINISHED):
-            claim = ledger.claim(key, Tag.TRIAL_KEY, tags, None, force=force)
-            if claim is None:  # another process was first: whose run it is may show only in a moment
-                state, what = ledger.states([key], Tag.TRIAL_KEY)[key]
-                state = State.RUNNING if state == State.NEW else state
-        if claim is None:
-            ledger.point_to(key, tags)
-        if claim is None and state == State.FINISHED:
-            print(f"{tags[Tag.NAME]} has finished already: {what}; --force trains it again")
-        elif claim is None:
-            raise StudyError(f"{tags[Tag.NAME]}: {in_words(state, what)}")
-        else:
-            train_claimed([(config, claim)], ledger.store, stop_signal)
+    registry = open_registry(offline=offline)
+    refused = train_leased(registry, (config,), force=force, stop_signal=stop_signal)
+    name = identity(config)[Tag.NAME]
+    if config.trial_key in refused:
+        state, what = refused[config.trial_key]
+        if state != State.FINISHED:
+            raise StudyError(f"{name}: {in_words(state, what)}")
+        print(f"{name} has finished already: {what}; --force trains it again")
+    elif offline:
+        print(f"{name} waits on this machine; `python -m normstudy sync` sends it to a tracking server")
 
 
-def train_claimed(trials: Sequence[tuple[TrainConfig, Claim]], store: str | None, stop_signal: Stop) -> None:
-    """Train into claimed runs, while a courier brings what they log to the server; without a `store` nobody does."""
-    with ExitStack() as stack:
-        courier = stack.enter_context(Courier()) if store else None
-        tracker = SpoolTracker([claim for _, claim in trials], store, courier)
-        train_together([config for config, _ in trials], tracker, stop_signal=stop_signal)
+def train_leased(
+    registry: Registry,
+    configs: Job,
+    *,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    force: bool = False,
+    stop_signal: Stop,
+) -> dict[str, Outcome]:
+    """Train the trials of a job that nobody else has, and say of the others why not.
+
+    Trials whose earlier process stopped go on in the group that they began in: one network has the seeds of all, and
+    those that are not to be trained any more log nothing.
+    """
+    seeds, checkpoints = tuple(config.seed for config in configs), uuid.uuid4().hex
+    groups: dict[str, dict[str, Lease]] = {}
+    refused: dict[str, Outcome] = {}
+    stopped: list[NormstudyError] = []
+    with ExitStack() as locks, Uploader() if registry.server else nullcontext() as uploader:
+        for config in configs:
+            trial = Trial(
+                key=config.trial_key,
+                name=identity(config)[Tag.NAME],
+                parent=parent,
+                seeds=seeds,
+                checkpoints=checkpoints,
+            )
+            begun = registry.begin(trial, force=force)
+            if isinstance(begun, Lease):
+                locks.callback(begun.lock.release)
+                groups.setdefault(begun.log.begin.checkpoints, {})[config.trial_key] = begun
+            else:
+                refused[config.trial_key] = begun
+        with ExitStack() as stack:
+            opened = [stack.enter_context(LogTracker(leases, tags or {}, uploader)) for leases in groups.values()]
+            for tracker in opened:
+                members = [configs[0].model_copy(update={"seed": seed}) for seed in tracker.seeds]
+                try:
+                    train_together(members, tracker, stop_signal=stop_signal)
+                except (Diverged, Superseded) as error:
+                    stopped.append(error)
+            if stopped:
+                raise stopped[0]
+    return refused
 
 
 def study(
@@ -140,97 +181,100 @@ def study(
     offline: bool = False,
     stop_signal: Stop = lambda: None,
 ) -> str:
-    """Run every trial that has not finished, under one parent run; the parent's id, or its record without a server.
+    """Run every trial that has not finished, under one parent run; the parent's id, or its record without a server,
+    and nothing where no trial was left.
 
     `stack` trials that differ only in their seed train in lock-step in one process (0: by `lock_steps`), `workers`
     processes run at once (0: by `side_by_side`), on this machine unless an `engine` takes them elsewhere.
 
-    Raises `ConfigError` before any run exists, `StudyError` naming the trials that did not finish, `Interrupted`
-    after a stop signal, once every process has ended its runs.
+    Raises `ConfigError` before any run exists, `StudyError` naming the trials that neither finished nor run elsewhere,
+    `Interrupted` after a stop signal, once every process has ended its runs.
     """
     configs = experiment.configs
     check(configs)
+    registry = open_registry(offline=offline)
+    known = registry.states([config.trial_key for config in configs])
+    left = [config for config in configs if (force and known[config.trial_key][0] != State.RUNNING)
+            or known[config.trial_key][0] in LEFT]  # fmt: skip
+    if len(left) < len(configs):
+        print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
+    if not left:
+        require_finished(experiment, known)
+        return ""
     if engine is None:
         preload()
-    with open_ledger(offline=offline) as ledger:
-        known = ledger.states([config.trial_key for config in configs], Tag.TRIAL_KEY)
-        wanted = (State.NEW, State.UNFINISHED)
-        left = [config for config in configs if force or known[config.trial_key][0] in wanted]
-        jobs = lock_steps(left, stack)
-        if len(left) < len(configs):
-            print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
-        tags: dict[str, str] = {Tag.STUDY: experiment.name}
-        if engine is None:
-            workers = workers or side_by_side([job[0] for job in jobs])
-            tags[Tag.SIDE_BY_SIDE] = str(workers)
-        with open_parent(experiment, ledger, tags, force=force) as parent:
-            with tqdm(total=sum(c.epochs for c in left), unit="epoch", disable=None) as bar:
-                opened = OpenStudy(
-                    ledger=ledger, parent=parent, tags=tags,
-                    force=force, bar=bar, outcomes=dict(known),
-                )  # fmt: skip
-                (engine or LocalEngine(workers))(opened, jobs, stop_signal)
-            if signal_number := stop_signal():
-                raise Interrupted(signal_number)
-            elsewhere = [key for key, (state, _) in opened.outcomes.items() if state == State.RUNNING]
-            opened.outcomes |= ledger.states(elsewhere, Tag.TRIAL_KEY)  # they may have finished meanwhile
-            require_finished(experiment, opened.outcomes)
-    return parent.run_id or parent.attempt
+    jobs = lock_steps(left, stack)
+    tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
+    if engine is None:
+        workers = workers or side_by_side([job[0] for job in jobs])
+        tags[Tag.SIDE_BY_SIDE] = str(workers)
+    with open_parent(experiment, registry, tags) as (record, run):
+        with tqdm(total=sum(c.epochs for c in left), unit="epoch", disable=None) as bar:
+            opened = OpenStudy(
+                registry=registry,
+                parent=record,
+                tags={**tags, Tag.PARENT: run} if run else tags,
+                force=force,
+                bar=bar,
+                outcomes=dict(known),
+            )
+            (engine or LocalEngine(workers))(opened, jobs, stop_signal)
+        if signal_number := stop_signal():
+            raise Interrupted(signal_number)
+        require_finished(experiment, opened.outcomes)
+    return run or record
 
 
 def dry_run(experiment: Experiment, *, offline: bool = False) -> list[tuple[str, State, str]]:
-    """Name and state of each trial, and its run; nothing is trained or made. A finished record that a killed process
-    left here unsent is sent."""
+    """Name and state of each trial, and its run; nothing is trained or made."""
     check(experiment.configs)
     keys = [config.trial_key for config in experiment.configs]
-    if not offline and not has_store():
-        known: Mapping[str, Outcome] = dict.fromkeys(keys, (State.NEW, ""))
-    else:
-        with open_ledger(offline=offline) as ledger:
-            known = ledger.states(keys, Tag.TRIAL_KEY)
-    return [(identity(config)[Tag.NAME], *known[config.trial_key]) for config in experiment.configs]
+    known: Mapping[str, Outcome] = dict.fromkeys(keys, (State.NEW, ""))
+    if offline or has_store():
+        known = open_registry(offline=offline).states(keys)
+    return [(identity(config)[Tag.NAME], *known[key]) for key, config in zip(keys, experiment.configs, strict=True)]
 
 
 def check(configs: Sequence[TrainConfig]) -> None:
     """Raises `ConfigError` or `DataError` for what no process could train."""
-    for config in configs:
+    different = {(one.dataset, one.device, one.norm, one.network, one.groups): one for one in configs}
+    for config in different.values():  # a network of torch takes a millisecond to build, in each of 100,000 trials
         require_archives(config.dataset)
         pick_device(config.device)
         build_model(config)
 
 
-def open_ledger(*, offline: bool) -> Ledger:
-    """Who decides what is left to train."""
-    return LocalLedger() if offline else ServerLedger()
-
-
 @contextmanager
-def open_parent(experiment: Experiment, ledger: Ledger, tags: Mapping[str, str], *, force: bool) -> Iterator[Claim]:
-    """The run of the study itself, over those of its trials: that of an earlier start of the same study, or a new one
-    where there is none, or its process lives. It ends as its block ends."""
+def open_parent(
+    experiment: Experiment, registry: Registry, tags: Mapping[str, str]
+) -> Iterator[tuple[str, str | None]]:
+    """The run of the study itself, over those of its trials: ids of its record and, where there is a server, its run.
+
+    That of an earlier start on this machine goes on, unless it has finished; one whose process lives is shared. It ends
+    as its block ends.
+    """
     keys = sorted(config.trial_key for config in experiment.configs)
     key = sha256("+".join([experiment.name, *keys]).encode()).hexdigest()[:16]
-    marks = {**tags, Tag.NAME: f"study {experiment.name}", Tag.NOTE: experiment.question}
-    state, _ = ledger.states([key], Tag.STUDY_KEY)[key]
-    claim = ledger.claim(key, Tag.STUDY_KEY, marks, None, force=force or state == State.RUNNING)
-    claim = claim or ledger.claim(key, Tag.STUDY_KEY, marks, None, force=True)
-    assert claim
+    begun = registry.begin(Trial(key=key, name=f"study {experiment.name}", key_tag=Tag.STUDY_KEY))
+    if not isinstance(begun, Lease):
+        yield logs(key)[-1].id, None
+        return
     with ExitStack() as stack:
-        courier = stack.enter_context(Courier()) if ledger.store else None
-        record = RunRecord(claim, ledger.store, courier)
+        stack.callback(begun.lock.release)
+        run = LeasedRun(begun, stack.enter_context(Uploader()) if begun.upload else None)
         try:
-            record.open(marks, {})
+            run.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.question}))
             trials = [{"variant": config.variant, **config.model_dump()} for config in experiment.configs]
-            with record.artifacts("study") as folder:
-                plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
-                plan |= {"may_diverge": experiment.may_diverge, "measures": experiment.measures}
-                write_json(folder / Artifact.STUDY, plan)
-            record.tell()
-            yield claim
+            plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
+            plan |= {"may_diverge": experiment.may_diverge, "measures": experiment.measures}
+            write_json(run.log.files / "study" / Artifact.STUDY, plan)
+            run.log.add_files("study")
+            run.tell()
+            yield begun.log.id, begun.upload.run_id if begun.upload else None
         except BaseException as error:
-            record.end(error)
+            run.end(error)
             raise
-        record.end(None)
+        run.end(None)
 
 
 def in_words(state: State, what: str) -> str:
@@ -239,26 +283,30 @@ def in_words(state: State, what: str) -> str:
 
 
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:
-    """Raises `StudyError` naming each trial that has not finished, its state, its run and why; one that diverged only
-    where the experiment doesn't expect it."""
-    unfinished = []
+    """Says which trials run elsewhere. Raises `StudyError` naming each other trial that has not finished, its state,
+    its run and why, one that diverged only where the experiment doesn't expect it; `ResultWaits` where all that lacks
+    is on this machine."""
+    lacking: dict[State, list[str]] = {}
     for config in experiment.configs:
         state, what = outcomes[config.trial_key]
         if state != State.FINISHED and not (experiment.may_diverge and state == State.DIVERGED):
-            unfinished.append(f"{identity(config)[Tag.NAME]} is {in_words(state, what)}")
-    if unfinished:
-        raise StudyError(f"study {experiment.name}: {'; '.join(unfinished)}")
+            lacking.setdefault(state, []).append(f"{identity(config)[Tag.NAME]} is {in_words(state, what)}")
+    for line in lacking.pop(State.RUNNING, []):
+        print(line, flush=True)
+    if lacking:
+        error = ResultWaits if set(lacking) == {State.UNSENT} else StudyError
+        raise error(f"study {experiment.name}: {'; '.join(line for lines in lacking.values() for line in lines)}")
 
 
 def run_trials(work: Work) -> None:
-    """What the process of a job does: train into the runs that wait for it."""
+    """What the process of a job does: train into runs that it has the lease of."""
     stop_signal = StopSignal(gone=nobody_reads_output)
     if work.state:
         os.environ[STATE] = work.state
-    if work.tracking_uri:
-        use(work.tracking_uri)
     try:
-        train_claimed(work.trials, work.store, stop_signal)
+        train_leased(
+            work.registry(), work.configs, parent=work.parent, tags=work.tags, force=work.force, stop_signal=stop_signal
+        )
     except NormstudyError as error:
         print(f"normstudy: error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -274,7 +322,8 @@ class LocalEngine:
         processes = Processes(study.bar)
 
         def run(job: Job) -> None:
-            if not processes.stopped and (work := study.begin(job)):
+            if not processes.stopped:
+                work = study.work(job)
                 processes.run(job[0].variant, self.trial, work)
                 study.conclude(work)
 

@@ -21,11 +21,11 @@ from normstudy.measure import calibration, shift_table, shifted, zero_share
 from normstudy.model import DigitNet
 from normstudy.provenance import require_archives, usable_cores
 from normstudy.reading import read_artifact_of
-from normstudy.record import write_json
 from normstudy.runs import without_measure
 from normstudy.step import MEMORY_FORMAT
 from normstudy.tracking import Artifact, Measure, log_to_run
 from normstudy.train import build_model
+from normstudy.trial_log import write_json
 
 Measured = dict[Measure, pd.DataFrame]
 Way = Callable[[DigitNet], Measured]

@@ -16,15 +16,15 @@ from typing import Any
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, StudyError
 from normstudy.launch import Job, OpenStudy, Stop, Work
+from normstudy.registry import State
+from normstudy.signals import STOPS
 from normstudy.tracking import Tag, first_line, identity
-from normstudy.trials import State
 
 LOST_WORKERS = 3  # times that a job is started again because its worker or its node was lost
 CONNECT_SECONDS = 10.0
 POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0  # that jobs may take to end their runs: a batch, an evaluation, a slow server
 NODE_SECONDS = 60.0  # that a study waits for a node that its jobs fit on
-STOPS = (signal.SIGINT, signal.SIGTERM)
 Tasks = dict[Any, Work]  # Ray's reference to a task, and what it was given
 
 
@@ -57,10 +57,9 @@ class RayEngine:
                 config = waiting[0][0] if waiting else first_config(running)
                 places = self._places(config)
                 self._require_a_place(places, config)
-                # a job that is begun has runs, whose hearts are to beat soon: only one that a worker takes at once
                 if waiting and len(running) < places:
-                    if work := study.begin(waiting.popleft()):
-                        running[self._submit(work)] = work
+                    work = study.work(waiting.popleft())
+                    running[self._submit(work)] = work
                 elif running:
                     ended, _ = self.ray.wait(list(running), timeout=POLL_SECONDS)
                     self._conclude(study, running, ended)
@@ -71,7 +70,7 @@ class RayEngine:
             self.ray.shutdown()
 
     def _submit(self, work: Work) -> Any:
-        need = self._need(work.trials[0][0])
+        need = self._need(work.configs[0])
         task = remote_task(self.ray).options(num_cpus=need["CPU"], num_gpus=need["GPU"])
         return task.remote(str(Path.cwd()), settings(), work.to_json())
 
@@ -106,7 +105,7 @@ class RayEngine:
         for reference in ended:
             work = running.pop(reference)
             study.conclude(work)
-            for config, _ in work.trials:
+            for config in work.configs:
                 state, what = study.outcomes[config.trial_key]
                 why = "" if state == State.FINISHED else f" ({what})"
                 study.bar.write(f"{identity(config)[Tag.NAME]} is {state}{why}", file=sys.stdout)
@@ -176,7 +175,7 @@ def no_noise() -> Iterator[None]:
 
 def first_config(running: Tasks) -> TrainConfig:
     """Of any job that runs."""
-    return next(iter(running.values())).trials[0][0]
+    return next(iter(running.values())).configs[0]
 
 
 def settings() -> dict[str, str]:

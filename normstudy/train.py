@@ -16,7 +16,7 @@ from tqdm import tqdm
 from normstudy.checkpoint import restore, snapshot
 from normstudy.config import TrainConfig
 from normstudy.data import Batches, Data, TrainingStream, load_data
-from normstudy.errors import ConfigError, Diverged, Interrupted
+from normstudy.errors import ConfigError, Diverged, Interrupted, Superseded
 from normstudy.evaluate import Evaluation, evaluate_stack
 from normstudy.model import DigitNet, count_parameters, stacked, unstacked
 from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
@@ -41,8 +41,9 @@ def train_together(
 ) -> list[DigitNet]:
     """`train`, for configurations that differ in nothing but the seed, in lock-step as one stacked network.
 
-    Each seed has its own initial weights, data order, augmentation and run, and diverges alone: the others go on, and
-    the first `Diverged` is raised when they have ended. Raises `ConfigError` where more than the seed differs.
+    Each seed has its own initial weights, data order, augmentation and run, and diverges alone, or is taken over by
+    another process: the others go on, and the first error is raised when they have ended. Raises `ConfigError` where
+    more than the seed differs.
     """
     config, seeds = configs[0], [config.seed for config in configs]
     require_same_but_seed(configs)
@@ -55,7 +56,7 @@ def train_together(
     optimizer, schedule = build_optimizer(model, config, steps)
     stream = TrainingStream(data.train, config, seeds, MEMORY_FORMAT)
     training = (model, optimizer, schedule, stream.generators())
-    diverged: list[Diverged] = []
+    stopped: list[Diverged | Superseded] = []
 
     with open_runs(configs, tracker, data, model, device) as runs, progress_bar(config, seeds, steps) as bar:
         checkpoints = tracker.checkpoints(configs)
@@ -77,22 +78,22 @@ def train_together(
                     metrics = training_metrics(outcomes[:, :, place], config, schedule.last_epoch)
                     metrics |= judged(tests[place], vals[place] if vals else None)
                     require_finite(metrics, step=schedule.last_epoch)
-                except Diverged as error:
-                    diverged.append(error)
+                    if epoch < config.epochs:
+                        run.epoch(epoch, metrics | shared)
+                    else:
+                        run.finish(epoch, metrics | shared, networks[place], tests[place], data.test)
+                except (Diverged, Superseded) as error:
+                    stopped.append(error)
                     runs.pop(place).end(error)
                     continue
-                if epoch < config.epochs:
-                    run.epoch(epoch, metrics | shared)
-                else:
-                    run.finish(epoch, metrics | shared, networks[place], tests[place], data.test)
                 announce(bar, config, epoch, seeds[place], metrics | shared)
             if not runs:
                 break
             if epoch < config.epochs:
                 checkpoints.save(epoch, snapshot(*training))
     checkpoints.delete()
-    if diverged:
-        raise diverged[0]
+    if stopped:
+        raise stopped[0]
     return networks
 
 
@@ -114,7 +115,8 @@ def open_runs(
     parameters = count_parameters(model) // len(configs)
     try:
         for place, config in enumerate(configs):
-            runs[place] = tracker.start(config, data, parameters, device, stack=len(configs))
+            if run := tracker.start(config, data, parameters, device, stack=len(configs)):
+                runs[place] = run
         yield runs
     except BaseException as error:
         for run in runs.values():

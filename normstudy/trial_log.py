@@ -1,8 +1,7 @@
-"""What a trial logs: before its first step, at each epoch, at its end. All of it goes to its spool first."""
+"""What a trial logs: before its first step, at each epoch, at its end. All of it goes to its event log first."""
 
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,15 +13,16 @@ from safetensors.torch import save
 from normstudy import plots
 from normstudy.checkpoint import Checkpoints
 from normstudy.config import TITLES, TrainConfig
-from normstudy.courier import Courier
 from normstudy.data import Data, Split, loader
+from normstudy.errors import Interrupted, StorageError
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
+from normstudy.event_log import Event, TrainedModel, own_path
+from normstudy.files import writing
 from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, usable_cores
-from normstudy.record import RunRecord, write_json
-from normstudy.spool import state_root
-from normstudy.tracking import Artifact, Metric, Tag, identity, ten_name
-from normstudy.trials import Claim
+from normstudy.registry import Lease
+from normstudy.tracking import Artifact, Metric, Tag, ending, identity, ten_name
+from normstudy.uploader import Uploader
 
 
 @runtime_checkable  # lets the tests check the type of what is passed
@@ -42,48 +42,96 @@ class Tracker(Protocol):
 
     def start(
         self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
-    ) -> RunLog: ...
+    ) -> RunLog | None:
+        """None for a configuration that only trains beside others, and logs nothing."""
+
     def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints: ...
 
 
-class SpoolTracker:
-    """Logs each trial to the record of its claim; a courier brings it to `store`, where there is a server."""
+class LeasedRun:
+    """A run that this process has the lease of: it ends in a true state, by its log, and its upload is told."""
 
-    def __init__(self, claims: Sequence[Claim], store: str | None, courier: Courier | None) -> None:
-        self.claims = {claim.key: claim for claim in claims}
-        self.store, self.courier = store, courier
+    def __init__(self, lease: Lease, uploader: Uploader | None) -> None:
+        self.log, self.upload, self.uploader = lease.log, lease.upload, uploader
+        self.ended = False
+        if self.upload and uploader:
+            uploader.uploads.append(self.upload)
+
+    def tell(self) -> None:
+        """There is news for the server. Raises why nothing more is sent: `Superseded`, or what it refused."""
+        if self.upload and self.uploader:
+            self.uploader.bell.set()
+            self.upload.news()
+
+    def end(self, error: BaseException | None) -> None:
+        """End the run, unless it has ended, or is another process's now."""
+        if self.ended:
+            return
+        self.ended = True
+        status, tags = ending(error)
+        end = Event(status=status, tags=tags, diverged=Tag.FAILURE_STEP in tags)
+        try:
+            self.log.append(end)
+        except StorageError:  # a full disk mustn't leave the run RUNNING
+            if self.upload is None:
+                raise
+            self.upload.unwritten_end = end
+        if self.uploader:
+            self.uploader.bell.set()
+
+
+class LogTracker:
+    """Logs each trial to the event log of its lease; an uploader brings it to the server, where there is one.
+
+    A context: a run that has not ended when it closes ends then.
+    """
+
+    def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
+        self.tags = tags
+        self.runs = {key: TrialRun(lease, uploader) for key, lease in leases.items()}
+        self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
+
+    def __enter__(self) -> "LogTracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for run in self.runs.values():
+            run.end(error or Interrupted(0))
 
     def start(
         self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
-    ) -> "TrialRun":
-        run = TrialRun(config, RunRecord(self.claims[config.trial_key], self.store, self.courier))
-        try:
-            run.start(data, parameters, device, stack)
-        except BaseException as error:
-            run.end(error)
-            raise
+    ) -> "TrialRun | None":
+        if run := self.runs.get(config.trial_key):
+            run.start(config, data, parameters, device, stack, self.tags)
         return run
 
     def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
-        """Those of a job. Seeds in lock-step resume together: with other neighbours their last bits would differ."""
-        claims = [self.claims[config.trial_key] for config in configs]
-        attempts = "+".join(claim.attempt for claim in claims)
-        folder = state_root(self.store) / "checkpoints" / sha256(attempts.encode()).hexdigest()[:16]
-        return Checkpoints(folder, "+".join(claim.key for claim in claims))
+        """Those of a job; none that is ahead of what the logs have of an epoch."""
+        logs = [run.log for run in self.runs.values()]
+        key = "+".join(config.trial_key for config in configs)
+        newest = min(max(log.epochs, default=0) for log in logs)
+        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, newest=newest)
 
 
-class TrialRun:
+class TrialRun(LeasedRun):
     """The run of one trial."""
 
-    def __init__(self, config: TrainConfig, record: RunRecord) -> None:
-        self.config, self.record = config, record
-        self.steps = {event["step"] for event in record.spool.events() if event["kind"] == "metrics"}
+    config: TrainConfig
 
-    def start(self, data: Data, parameters: int, device: torch.device, stack: int) -> None:
+    def start(
+        self,
+        config: TrainConfig,
+        data: Data,
+        parameters: int,
+        device: torch.device,
+        stack: int,
+        more: Mapping[str, str],
+    ) -> None:
         """Everything known before the first step: parameters, tags, datasets, the configuration."""
-        config, record = self.config, self.record
+        self.config, self.epochs, log = config, self.log.epochs, self.log
         tags = {
             **identity(config),
+            **more,
             Tag.NOTE: describe(config, "No result: this run has not finished."),
             Tag.CORES: usable_cores(),
             Tag.STACK: stack,
@@ -93,19 +141,20 @@ class TrialRun:
             **{f"normstudy.{name}": value for name, value in git_state().items()},
             **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
         }
-        record.open(tags, {**config.model_dump(), "parameters": parameters})
-        record.spool.append("inputs", datasets=datasets(config.dataset, data))
-        with record.artifacts("start") as folder:
-            write_json(folder / Artifact.CONFIG, config.model_dump())
-        record.tell()
+        params = {**config.model_dump(), "parameters": parameters}
+        described = tuple(datasets(config.dataset, data))
+        log.append(Event(status="RUNNING", tags=as_text(tags), params=as_text(params), datasets=described))
+        with writing(log.files):
+            write_json(log.files / "start" / Artifact.CONFIG, config.model_dump())
+        log.add_files("start")
+        self.tell()
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
-        """One epoch's metrics, counted from 1. One that was recorded before the trial was resumed stays as it is."""
-        if epoch not in self.steps:
-            values = {str(name): value for name, value in metrics.items()}
-            self.record.spool.append("metrics", step=epoch, values=values)
-            self.steps.add(epoch)
-        self.record.tell()
+        """One epoch's metrics, counted from 1. One that was logged before the trial was resumed stays as it is."""
+        if epoch not in self.epochs:
+            self.log.append(Event(step=epoch, metrics={str(name): value for name, value in metrics.items()}))
+            self.epochs.add(epoch)
+        self.tell()
 
     def finish(
         self, epoch: int, metrics: Mapping[Metric, float], model: DigitNet, test: Evaluation, split: Split
@@ -115,27 +164,25 @@ class TrialRun:
         `split` is the whole test set in its fixed order, so an image's index is its place.
         """
         self.epoch(epoch, metrics)
-        config, record = self.config, self.record
-        with record.artifacts("result") as folder:
+        config, log = self.config, self.log
+        folder = log.files / "result"
+        with writing(folder):
             weights = folder / Artifact.WEIGHTS
-            weights.parent.mkdir(exist_ok=True)
+            weights.parent.mkdir(parents=True, exist_ok=True)
             # safetensors stores contiguous tensors only
             weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
             errors = self._write_result(folder, test, split)
-        record.spool.append(
-            "model",
-            norm=config.norm,
-            network=config.network,
-            groups=config.groups,
-            weights=f"result/{Artifact.WEIGHTS}",
-            step=epoch,
-        )
         result = (
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
             f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."
         )
         tables = json.dumps([{"path": Artifact.MISCLASSIFIED, "type": "table"}])  # for `mlflow.load_table`
-        record.spool.append("tags", tags={Tag.NOTE: describe(config, result), Tag.TABLES: tables})
+        network = {"norm": config.norm, "network": config.network, "groups": config.groups}
+        log.add_files(
+            "result",
+            tags={Tag.NOTE: describe(config, result), Tag.TABLES: tables},
+            model=TrainedModel(**network, weights=Artifact.WEIGHTS, step=epoch),
+        )
 
     def _write_result(self, folder: Path, test: Evaluation, split: Split) -> int:
         """The misclassified test images, as table and pictures, and the confusion matrix; how many there are."""
@@ -154,9 +201,16 @@ class TrialRun:
         plots.confusion(counts, variant).savefig(folder / Artifact.CONFUSION_FIGURE)
         return len(table)
 
-    def end(self, error: BaseException | None) -> None:
-        """End the run, unless it has ended."""
-        self.record.end(error)
+
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """As MLflow keeps tags and parameters."""
+    return {str(name): str(value) for name, value in values.items()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As MLflow writes dictionaries; its folder is made where it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def datasets(name: str, data: Data) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ FOLDERS = ("normstudy", "experiments", "benchmarks", "tests")
 # a file imports only files to its left; the README's tree lists them in this order
 ORDER = [
     "errors",
+    "files",
     "signals",
     "provenance",
     "config",
@@ -37,6 +38,7 @@ ORDER = [
     "trial_log",
     "step",
     "train",
+    "table_checks",
     "tables",
     "reading",
     "runs",

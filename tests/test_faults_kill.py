@@ -21,10 +21,10 @@ from faults_tools import (
     stopping,
     wait_until,
 )
-
 from normstudy.ledger import reap
-from normstudy.tracking import Tag
 from normstudy.trials import create_run, get, log_tags, now_milliseconds
+
+from normstudy.tracking import Tag
 
 pytest_plugins = ["faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]

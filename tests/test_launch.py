@@ -1,23 +1,19 @@
-"""How many trials run at once, and what an experiment file may be."""
+"""How many trials run at once, and how a study ends."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import PROJECT, SMALL
+from conftest import SMALL
+from normstudy.trials import Claim, State
 
 from normstudy import launch
 from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
-from normstudy.errors import ConfigError, StudyError
-from normstudy.experiments import Experiment, load_experiment
+from normstudy.errors import StudyError
+from normstudy.experiments import Experiment
 from normstudy.runs import finished_trials, planned_in
-from normstudy.tracking import Measure, Tag
-from normstudy.trials import Claim, State
-
-EXPERIMENTS = sorted((PROJECT / "experiments").glob("*.py"))
-ASSIGNMENT = PROJECT / "experiments" / "assignment.py"
+from normstudy.tracking import Tag
 
 
 @pytest.mark.parametrize(
@@ -29,55 +25,6 @@ def test_trials_share_the_cores_unless_they_fill_two_rounds(
 ) -> None:
     monkeypatch.setattr(launch, "usable_cores", lambda: cores)
     assert launch.side_by_side((TrainConfig(threads=threads),) * trials) == expected
-
-
-def test_assignment_is_the_three_main_variants_on_one_recipe() -> None:
-    configs = load_experiment(ASSIGNMENT, {}).configs
-    assert [(config.seed, config.variant) for config in configs] == [
-        (seed, variant) for seed in range(10) for variant in ("GN", "LN", "BN + L1")
-    ]
-    assert {config.model_copy(update={"norm": "gn", "l1": 0.0, "seed": 0}) for config in configs} == {TrainConfig()}
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_states_question_bet_method_and_command(path: Path) -> None:
-    experiment = load_experiment(path, {})
-    assert f"python -m normstudy study experiments/{path.name}" in experiment.parts["Command"]
-    assert experiment.parts["Question"].partition("?")[1]
-    assert all(experiment.parts[part] for part in ("Bet", "Method"))
-    assert set(experiment.measures) <= set(Measure)
-    assert len({config.trial_key for config in experiment.configs}) == len(experiment.configs)
-
-
-def test_parts_are_what_stands_behind_a_word_and_a_colon_at_a_lines_start() -> None:
-    question = "Which: A or B?\n\nBet: A,\nby this rule: far.\nMethod: both: once.\nand B again\n"
-    parts = Experiment(name="a", question=question, configs=()).parts
-    assert parts == {
-        "Question": "Which: A or B?", "Bet": "A, by this rule: far.", "Method": "both: once. and B again",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(("seeds", "expected"), [(0, {3, 5, 8}), (1, {3}), (2, {3, 5}), (9, {3, 5, 8})])
-def test_of_an_experiment_the_lowest_seeds_can_be_chosen(tmp_path: Path, seeds: int, expected: set[int]) -> None:
-    (tmp_path / "some.py").write_text(
-        "from normstudy.config import TrainConfig\n\n\ndef trials():\n"
-        "    return [TrainConfig(norm=norm, seed=seed) for norm in ('gn', 'ln') for seed in (8, 3, 5)]\n"
-    )
-    configs = load_experiment(tmp_path / "some.py", {}, seeds=seeds).configs
-    assert {config.seed for config in configs} == expected
-    assert len(configs) == 2 * len(expected)
-
-
-def test_overrides_hold_for_every_trial_and_are_checked() -> None:
-    assert {config.epochs for config in load_experiment(ASSIGNMENT, {"epochs": "3"}).configs} == {3}
-    with pytest.raises(ConfigError, match="epochs=x"):
-        load_experiment(ASSIGNMENT, {"epochs": "x"})
-
-
-def test_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.py").write_text("")
-    with pytest.raises(ConfigError, match=r"empty.py: has no function trials\(\)"):
-        load_experiment(tmp_path / "empty.py", {})
 
 
 def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:

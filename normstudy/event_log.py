@@ -1,0 +1,262 @@
+"""A run's record on this machine: a write-ahead log. What a run logs is on disk here before a server hears of it."""
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from normstudy.errors import StorageError
+from normstudy.files import sync, writing
+from normstudy.provenance import PROJECT
+
+STATE = "NORMSTUDY_STATE"  # variable of the environment
+NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
+RECORD = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}")
+Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
+
+
+class Entry(BaseModel):
+    """A line of a log; `time` is in milliseconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    time: int = 0  # stamped as it is appended
+
+
+class Begin(Entry):
+    """The first line: what is known of a run for good."""
+
+    name: str  # what people call it
+    key_tag: str
+    experiment: str  # name
+    store: str | None  # tracking URI without a password; None where no server was asked
+    parent: str | None = None  # id of the record of the study that it belongs to
+    replaces: tuple[str, ...] = ()  # ids of the runs that no longer count once there is this one
+    seeds: tuple[int, ...] = ()  # that train together, from the checkpoints of this name
+    checkpoints: str = Field("", pattern="^([0-9a-f]{32})?$")
+    host: str = ""
+    machine: str = ""
+
+
+class TrainedModel(BaseModel):
+    """A network whose weights are a file of its event, trained for `step` epochs."""
+
+    norm: str
+    network: str
+    groups: int
+    weights: str
+    step: int
+
+
+class Event(Entry):
+    """Any other line: what it adds to the run."""
+
+    status: Status | None = None
+    diverged: bool = False
+    tags: dict[str, str] = Field(default_factory=dict)
+    params: dict[str, str] = Field(default_factory=dict)
+    datasets: tuple[dict[str, Any], ...] = ()  # as MLflow describes them
+    step: int = 0  # the epoch of the metrics
+    metrics: dict[str, float] = Field(default_factory=dict)
+    folder: str = ""  # of the files, each with its SHA-256
+    files: dict[str, str] = Field(default_factory=dict)
+    model: TrainedModel | None = None
+
+
+def state_root() -> Path:
+    """Where this machine keeps records, locks and checkpoints: `.normstudy` in the project, or `NORMSTUDY_STATE`."""
+    return Path(os.environ.get(STATE) or PROJECT / ".normstudy")
+
+
+def machine() -> str:
+    """16 hexadecimal digits that name this state folder on this host; a copy of it, here or elsewhere, is another."""
+    root = state_root().resolve()
+    inode = root.stat().st_ino if root.is_dir() else 0
+    return hashlib.sha256(f"{socket.gethostname()}|{root}|{inode}".encode()).hexdigest()[:16]
+
+
+def own_path(kind: str, name: str) -> Path:
+    """A path below the state folder. Raises `StorageError` for a name of other signs than hexadecimal digits, and for a
+    link: names come from copied records, and what they name is written to and removed."""
+    path, root = state_root() / kind / name, state_root().resolve()
+    if not NAME.fullmatch(name):
+        raise StorageError(f"{kind}: {name[:80]!r} is not a name of hexadecimal digits")
+    if path.resolve() != root / kind / name:
+        raise StorageError(f"{path}: a link; nothing is read or written there")
+    return path
+
+
+class TrialLock:
+    """The right to train a trial on this machine. The kernel frees it when its process dies, however that happens."""
+
+    def __init__(self, key: str) -> None:
+        self.path = own_path("locks", key)
+        self.lock = FileLock(self.path, thread_local=False)
+        self.release = self.lock.release
+
+    def take(self, patience: float = 0.0) -> bool:
+        """Take it, waiting up to `patience` seconds; False while another process has it."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire(timeout=patience)
+            except Timeout:
+                return False
+        return True
+
+    def is_held(self) -> bool:
+        """Whether a living process on this machine has it."""
+        held = self.path.exists() and not self.take()
+        self.release()
+        return held
+
+
+class EventLog:
+    """The events of one run, in the order in which they happened.
+
+    `events.jsonl` only ever grows; each line has its CRC-32 and is on disk (fsync) before `append` returns. `files/`
+    has the files that events name. The folder is named by the trial's key and the record's own id.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files, self.path = folder, folder / "files", folder / "events.jsonl"
+        self.key, _, self.id = folder.name.partition(".")
+
+    @classmethod
+    def create(cls, key: str, begin: Begin) -> "EventLog":
+        """A new log. Raises `StorageError` when it can't be written."""
+        log = cls(own_path("records", f"{key}.{uuid.uuid4().hex}"))
+        with writing(log.folder):
+            log.files.mkdir(parents=True)
+            sync(log.folder.parent)
+        log.append(begin.model_copy(update={"machine": machine(), "host": socket.gethostname()}))
+        return log
+
+    def fork(self, begin: Begin) -> "EventLog":
+        """A new log that has the epochs and checkpoints of this one: its training goes on, as another run."""
+        shared = {"checkpoints": self.begin.checkpoints, "seeds": self.begin.seeds}
+        new = EventLog.create(self.key, begin.model_copy(update=shared))
+        for event in self.events():
+            if event.metrics:
+                new.append(Event(time=event.time, step=event.step, metrics=event.metrics))
+        return new
+
+    def append(self, entry: Entry) -> None:
+        """Add a line. Raises `StorageError`, and leaves the log as it was, when it can't be written."""
+        entry = entry.model_copy(update={"time": entry.time or time.time_ns() // 1_000_000})
+        text = entry.model_dump_json(exclude_defaults=True).encode()
+        with writing(self.path), self.path.open("ab") as file:
+            size = self.whole_size()
+            os.ftruncate(file.fileno(), size)  # what a killed process left of its last line
+            try:
+                file.write(b"%08x %s\n" % (zlib.crc32(text), text))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+
+    def add_files(self, folder: str, **more: Any) -> None:
+        """All files in a folder of `files` are on disk, and one event, with `more` in it, when this returns."""
+        root, files = self.files / folder, {}
+        with writing(root):
+            for path in [root, *sorted(root.rglob("*"))]:
+                if path.is_file():
+                    files[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+                sync(path)
+        self.append(Event(folder=folder, files=files, **more))
+
+    def whole_size(self) -> int:
+        """Bytes of its whole lines."""
+        return self.path.read_bytes().rfind(b"\n") + 1
+
+    def _lines(self) -> list[Entry]:
+        found: list[Entry] = []
+        for line in self.path.read_bytes()[: self.whole_size()].splitlines():
+            checksum, _, text = line.partition(b" ")
+            kind = Event if found else Begin
+            try:
+                if checksum != b"%08x" % zlib.crc32(text):
+                    raise ValueError("damaged")
+                found.append(kind.model_validate_json(text))
+            except ValueError as error:
+                what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                raise StorageError(f"{self.path}: line {len(found) + 1}: {what}") from None
+        return found
+
+    @property
+    def begin(self) -> Begin:
+        """The first line. Raises `StorageError` for a log that is damaged, or of another version."""
+        begin = next(iter(self._lines()), None)
+        if not isinstance(begin, Begin):
+            raise StorageError(f"{self.path}: empty")
+        return begin
+
+    def events(self) -> Sequence[Event]:
+        """All whole events. Raises `StorageError` as `begin` does."""
+        return [entry for entry in self._lines() if isinstance(entry, Event)]
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether it began here; False for a copy from elsewhere."""
+        return self.begin.machine == machine()
+
+    @property
+    def end(self) -> Event | None:
+        """What ended the run; None while it goes on."""
+        last = next((event for event in reversed(self.events()) if event.status), None)
+        return last if last and last.status != "RUNNING" else None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether training it again would come to the same end."""
+        return self.end is not None and (self.end.status == "FINISHED" or self.end.diverged)
+
+    @property
+    def epochs(self) -> set[int]:
+        """Those whose metrics are logged."""
+        return {event.step for event in self.events() if event.metrics}
+
+    def file(self, folder: str, name: str, digest: str) -> Path:
+        """A file that an event names. Raises `StorageError` when it is missing, changed, or a link to somewhere else:
+        records are copied from other machines."""
+        path, own = self.files / folder / name, self.files.resolve()
+        if path.resolve() != own / folder / name or not path.resolve().is_relative_to(own):
+            raise StorageError(f"{self.path}: {name[:80]!r} is no file of this record")
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise StorageError(f"{path}: missing or damaged")
+        return path
+
+    def remove(self) -> None:
+        """It has served: all of it is on the server. Raises `StorageError` for a folder that isn't one of ours."""
+        if self.folder != own_path("records", self.folder.name):
+            raise StorageError(f"{self.folder}: not a folder that normstudy made; it stays")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def logs(key: str | None = None) -> list[EventLog]:
+    """The logs on this machine, of one trial or of all, oldest first, whole or not."""
+    found = []
+    for folder in (state_root() / "records").glob(f"{key}.*" if key and NAME.fullmatch(key) else "*.*"):
+        log = EventLog(folder)
+        # one without a whole line is of a process that was killed while it made it
+        is_record = RECORD.fullmatch(folder.name) and key in (None, log.key) and not folder.is_symlink()
+        if is_record and log.path.is_file() and log.whole_size():
+            found.append(log)
+    return sorted(found, key=_began)
+
+
+def _began(log: EventLog) -> tuple[int, str]:
+    try:
+        return log.begin.time, log.id
+    except StorageError:
+        return 0, log.id  # whoever uses it says what is wrong with it
