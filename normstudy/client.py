@@ -11,6 +11,7 @@ import mlflow
 import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunTag, ViewType
 from mlflow.entities import Metric as MlflowMetric
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
@@ -38,6 +39,7 @@ class StoredRun:
     run_id: str
     status: str
     experiment_id: str
+    started: int  # milliseconds since the epoch, by the clock of the machine that made it
     deleted: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -129,12 +131,12 @@ class Server:
         """What the run holds of these metrics, and in these folders of artifacts."""
         with self.answering():
             known = self.client.get_run(run.run_id)
-            artifact_location(known)
+            artifacts = get_artifact_repository(artifact_location(known))
             steps = {
                 name: {point.step for point in self.client.get_metric_history(run.run_id, name)} for name in metrics
             }
             files = {file.path: file.file_size or 0 for folder in folders
-                     for file in self.client.list_artifacts(run.run_id, folder or None) if not file.is_dir}  # fmt: skip
+                     for file in artifacts.list_artifacts(folder or None) if not file.is_dir}  # fmt: skip
             datasets = len(known.inputs.dataset_inputs) if known.inputs else 0
             return Content(steps=steps, files=files, datasets=datasets, model=has_model(self.client, known))
 
@@ -181,8 +183,8 @@ class Server:
     def upload(self, run_id: str, file: Path, folder: str) -> None:
         """A file into a folder of the run's artifacts; "" is their root."""
         with self.answering():
-            artifact_location(self.client.get_run(run_id))
-            self.client.log_artifact(run_id, str(file), folder or None)
+            location = artifact_location(self.client.get_run(run_id))
+            get_artifact_repository(location).log_artifact(str(file), folder or None)
 
     def log_model(self, run_id: str, model: DigitNet, step: int) -> None:
         """The network as MLflow serves it, once for a run."""
@@ -212,6 +214,7 @@ def _stored(run: Run) -> StoredRun:
         run_id=run.info.run_id,
         status=run.info.status,
         experiment_id=run.info.experiment_id,
+        started=run.info.start_time,
         deleted=run.info.lifecycle_stage == "deleted",
         tags=run.data.tags,
         params=run.data.params,

@@ -1,6 +1,7 @@
 """What can go wrong that a person should read in one line. The command line turns each into its exit status."""
 
 import re
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
@@ -150,3 +151,8 @@ def _spellings(texts: Iterable[str]) -> list[str]:
 
 def _pattern(text: str, no_neighbour: str) -> str:
     return rf"(?<!{no_neighbour}){re.escape(text)}(?!{no_neighbour})" if no_neighbour else re.escape(text)
+
+
+def say(message: str) -> None:
+    """A line to the user, beside the training's own."""
+    print(f"normstudy: {message}", file=sys.stderr, flush=True)

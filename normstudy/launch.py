@@ -1,34 +1,28 @@
 """One trial, or the many of a study: which are left to train, who trains them, and how each ended."""
 
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from normstudy.client import Server
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted, NormstudyError, ResultWaits, StudyError, Superseded
+from normstudy.errors import Interrupted, ResultWaits, StudyError
 from normstudy.event_log import STATE, Event, logs
 from normstudy.experiments import Experiment
 from normstudy.processes import Processes, preload
 from normstudy.provenance import require_archives, usable_cores
-from normstudy.registry import LEFT, Lease, Outcome, Registry, State, Trial, open_registry
-from normstudy.signals import StopSignal, nobody_reads_output
-from normstudy.tracking import Artifact, Tag, first_line, has_store, identity, use
-from normstudy.train import build_model, pick_device, train_together
-from normstudy.trial_log import LeasedRun, LogTracker, write_json
+from normstudy.registry import GONE, LEFT, Lease, Outcome, Registry, State, Trial, open_registry
+from normstudy.tracking import Artifact, Tag, first_line, has_store, identity
+from normstudy.train import build_model, pick_device
+from normstudy.trial_log import LeasedRun, write_json
 from normstudy.uploader import Uploader
-
-Stop = Callable[[], int | None]
-Job = tuple[TrainConfig, ...]  # trials in lock-step in one process
+from normstudy.worker import Job, Stop, Work, run_trials, train_leased
 
 
 @runtime_checkable
@@ -37,36 +31,6 @@ class Engine(Protocol):
     process is gone."""
 
     def __call__(self, study: "OpenStudy", jobs: Sequence[Job], stop_signal: Stop) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the process of a job is given."""
-
-    configs: Job
-    experiment: str  # name
-    parent: str  # id of the record of the study
-    tags: Mapping[str, str]
-    force: bool
-    tracking_uri: str | None  # None: without a server
-    stale: Mapping[str, str] = field(default_factory=dict)  # runs of other machines that the study found dead
-    state: str | None = None  # `NORMSTUDY_STATE`: a process may come from a server that was started before it was set
-
-    def to_json(self) -> bytes:
-        """For a machine elsewhere."""
-        return TypeAdapter(Work).dump_json(self)
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "Work":
-        """The same work again."""
-        return TypeAdapter(Work).validate_json(text)
-
-    def registry(self) -> Registry:
-        """What to ask, in the process of the job."""
-        if self.tracking_uri:
-            use(self.tracking_uri)
-        server = Server() if self.tracking_uri else None
-        return Registry(server=server, experiment=self.experiment, stale=dict(self.stale))
 
 
 @dataclass(kw_only=True)
@@ -98,7 +62,8 @@ class OpenStudy:
         for config in work.configs:
             key = config.trial_key
             try:
-                self.outcomes[key] = self.registry.conclude(key, self.tags[Tag.LAUNCHER])
+                state, what = self.registry.conclude(key, self.tags[Tag.LAUNCHER])
+                self.outcomes[key] = state, what or (GONE if state == State.NEW else "")
             except Exception as error:  # whatever the way to a server raises
                 reason = f"its record waits here for `python -m normstudy sync`: {first_line(error)}"
                 self.outcomes[key] = (State.UNSENT, reason)
@@ -123,52 +88,6 @@ def single(
         print(f"{name} has finished already: {what}; --force trains it again")
     elif offline:
         print(f"{name} waits on this machine; `python -m normstudy sync` sends it to a tracking server")
-
-
-def train_leased(
-    registry: Registry,
-    configs: Job,
-    *,
-    parent: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    force: bool = False,
-    stop_signal: Stop,
-) -> dict[str, Outcome]:
-    """Train the trials of a job that nobody else has, and say of the others why not.
-
-    Trials whose earlier process stopped go on in the group that they began in: one network has the seeds of all, and
-    those that are not to be trained any more log nothing.
-    """
-    seeds, checkpoints = tuple(config.seed for config in configs), uuid.uuid4().hex
-    groups: dict[str, dict[str, Lease]] = {}
-    refused: dict[str, Outcome] = {}
-    stopped: list[NormstudyError] = []
-    with ExitStack() as locks, Uploader() if registry.server else nullcontext() as uploader:
-        for config in configs:
-            trial = Trial(
-                key=config.trial_key,
-                name=identity(config)[Tag.NAME],
-                parent=parent,
-                seeds=seeds,
-                checkpoints=checkpoints,
-            )
-            begun = registry.begin(trial, force=force)
-            if isinstance(begun, Lease):
-                locks.callback(begun.lock.release)
-                groups.setdefault(begun.log.begin.checkpoints, {})[config.trial_key] = begun
-            else:
-                refused[config.trial_key] = begun
-        with ExitStack() as stack:
-            opened = [stack.enter_context(LogTracker(leases, tags or {}, uploader)) for leases in groups.values()]
-            for tracker in opened:
-                members = [configs[0].model_copy(update={"seed": seed}) for seed in tracker.seeds]
-                try:
-                    train_together(members, tracker, stop_signal=stop_signal)
-                except (Diverged, Superseded) as error:
-                    stopped.append(error)
-            if stopped:
-                raise stopped[0]
-    return refused
 
 
 def study(
@@ -296,20 +215,6 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
     if lacking:
         error = ResultWaits if set(lacking) == {State.UNSENT} else StudyError
         raise error(f"study {experiment.name}: {'; '.join(line for lines in lacking.values() for line in lines)}")
-
-
-def run_trials(work: Work) -> None:
-    """What the process of a job does: train into runs that it has the lease of."""
-    stop_signal = StopSignal(gone=nobody_reads_output)
-    if work.state:
-        os.environ[STATE] = work.state
-    try:
-        train_leased(
-            work.registry(), work.configs, parent=work.parent, tags=work.tags, force=work.force, stop_signal=stop_signal
-        )
-    except NormstudyError as error:
-        print(f"normstudy: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
 
 
 class LocalEngine:

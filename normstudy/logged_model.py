@@ -11,6 +11,7 @@ from mlflow.models import Model, infer_signature
 from normstudy.data import normalise
 from normstudy.model import DigitNet
 from normstudy.provenance import library_versions
+from normstudy.tracking import own_location
 
 
 def models_of(client: mlflow.MlflowClient, run: Run) -> list[mlflow.entities.LoggedModel]:
@@ -34,6 +35,7 @@ def log_model(run_id: str, model: DigitNet, step: int) -> None:
     logged = unfinished or client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params
     )
+    own_location(logged.artifact_location, f"model {logged.model_id}")
     linked = any(output.model_id == logged.model_id for output in (run.outputs.model_outputs if run.outputs else []))
     if linked:  # MLflow refuses to link it again, so its metrics are linked here; those that are already, stay
         client.log_batch(run_id, metrics=_metrics_of(run_id, logged.model_id, step))

@@ -3,11 +3,11 @@
 import time
 
 from normstudy.client import Server, StoredRun
-from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingError, one_line
+from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingError, one_line, say
 from normstudy.event_log import EventLog, TrialLock, logs, state_root
 from normstudy.registry import GONE, Registry, end_for_another
 from normstudy.tracking import Tag, connect, where
-from normstudy.uploader import deliver, say
+from normstudy.upload import deliver
 
 
 def sync() -> tuple[int, int]:

@@ -15,10 +15,11 @@ from typing import Any
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, StudyError
-from normstudy.launch import Job, OpenStudy, Stop, Work
+from normstudy.launch import OpenStudy
 from normstudy.registry import State
 from normstudy.signals import STOPS
 from normstudy.tracking import Tag, first_line, identity
+from normstudy.worker import Job, Stop, Work
 
 LOST_WORKERS = 3  # times that a job is started again because its worker or its node was lost
 CONNECT_SECONDS = 10.0
@@ -192,7 +193,7 @@ def remote_task(ray: Any) -> Any:
         os.environ.update(environment)
         if Path(folder).is_dir():
             os.chdir(folder)  # relative paths mean what they mean to the driver
-        from normstudy.launch import Work, run_trials
+        from normstudy.worker import Work, run_trials
 
         before = [(number, signal.getsignal(number)) for number in STOPS]
         try:

@@ -11,10 +11,10 @@ import mlflow
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from normstudy.client import Server, StoredRun, is_result
-from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line
+from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line, say
 from normstudy.event_log import Begin, Event, EventLog, Status, TrialLock, logs, machine
 from normstudy.tracking import Tag, connect, experiment_name, where
-from normstudy.uploader import Upload, canonical, deliver, say
+from normstudy.upload import Upload, canonical, deliver
 
 PATIENCE_SECONDS = 60.0  # that a trial waits to begin while the server is away
 STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no process: it is sent every 10 s
@@ -125,7 +125,7 @@ class Registry:
         """Leave to train it, or why not. With `force` what has a result is trained again, as a new run."""
         lock = TrialLock(trial.key)
         if not lock.take(PREDECESSOR_SECONDS if trial.key_tag == Tag.TRIAL_KEY else 0.0):
-            return self._not_ours(trial, State.RUNNING, canonical(self.runs(trial.key_tag, trial.key)))
+            return self._elsewhere(trial)
         begun: Lease | Outcome | None = None
         try:
             begun = patiently(lambda: self._begin(trial, lock, force=force))
@@ -144,7 +144,9 @@ class Registry:
             return self._not_ours(trial, result_of(current), current)
         lost = {run.tags.get(Tag.RECORD) for run in runs if Tag.SUPERSEDED_BY in run.tags}
         own = [log for log in own if log.id not in lost and (log.begin.replaces or not (force and results))]
-        for done in [log for log in own if log.has_result and not (force and self.server is None)]:
+        if force and self.server is None:  # only what an earlier `--force` has begun
+            own = own[max((place for place, log in enumerate(own, 1) if log.has_result), default=0) :]
+        for done in [log for log in own if log.has_result]:
             if outcome := self._bring(trial, done):
                 return outcome
         rivals = [run for run in runs if not is_result(run) and Tag.SUPERSEDED_BY not in run.tags]
@@ -193,7 +195,7 @@ class Registry:
         except Superseded:  # another machine began it at the same moment
             if upload.run and not log.epochs:
                 self._withdraw(upload)
-            return self._not_ours(trial, State.RUNNING, canonical(self.runs(trial.key_tag, trial.key)))
+            return self._elsewhere(trial)
         if upload.run_id == self.waiting:
             self.waiting = None
         self._not_ours(trial, State.UNFINISHED, upload.run)
@@ -207,6 +209,10 @@ class Registry:
         else:
             self.server.delete(upload.run_id)
         upload.log.remove()
+
+    def _elsewhere(self, trial: Trial) -> Outcome:
+        run = canonical(self.runs(trial.key_tag, trial.key))
+        return self._not_ours(trial, result_of(run) if run and is_result(run) else State.RUNNING, run)
 
     def _not_ours(self, trial: Trial, state: State, run: StoredRun | None) -> Outcome:
         """Say in the run that `mlflow run` made for this process, if it isn't used, which run has the trial."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -176,11 +177,19 @@ def without_password(text: str) -> str:
 def artifact_location(run: Run) -> str:
     """Where a run's artifacts lie, as the server says: the place to read them from and to write them to.
 
+    Raises `TrackingError` as `own_location` does.
+    """
+    return own_location(run.info.artifact_uri or "", f"run {one_line(run.info.run_id)}")
+
+
+def own_location(uri: str, what: str) -> str:
+    """The place of something's artifacts.
+
     Raises `TrackingError` for a place that is not the server's to choose: another host, to which MLflow sends the
     tracking server's user and password, unless MLflow's variable allows its scheme; a location that leads on to any
     other; and a folder of this machine, where the server is on another.
     """
-    uri, server = run.info.artifact_uri or "", urlsplit(mlflow.get_tracking_uri())
+    server = urlsplit(mlflow.get_tracking_uri())
     own = server.netloc.rpartition("@")[2]
     try:
         scheme, host = urlsplit(uri)[:2]
@@ -195,9 +204,7 @@ def artifact_location(run: Run) -> str:
     else:
         allowed = scheme not in ("runs", "models")  # these lead on
     if not allowed and scheme not in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get():
-        raise TrackingError(
-            f"run {one_line(run.info.run_id)}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}"
-        )
+        raise TrackingError(f"{what}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}")
     return uri
 
 
@@ -212,16 +219,21 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy")
 
 
-def chosen_experiment() -> str:
-    """Id of the experiment that the environment names, else of `normstudy`."""
-    if experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return experiment_id
-    return experiment_of(experiment_name())
-
-
 def experiment_of(name: str) -> str:
-    """Id of the experiment of this name; made where there is none."""
-    return str(mlflow.set_experiment(name).experiment_id)
+    """Id of the experiment of this name, made where there is none. Raises `TrackingError` for one that was deleted."""
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except mlflow.MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # no other process made it at the same moment
+                raise
+    if found.lifecycle_stage == "deleted":
+        restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
+        raise TrackingError(f"tracking server {where()}: experiment {one_line(name)} was deleted; {restore}")
+    return str(found.experiment_id)
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
@@ -257,7 +269,7 @@ def identity(config: TrainConfig) -> dict[str, str]:
 def log_to_run(run_id: str, artifact: Path, *, folder: str | None = None) -> None:
     """Add a file to a run that has ended, and leave its state as it is."""
     connect()
-    mlflow.MlflowClient().log_artifact(run_id, str(artifact), folder)
+    get_artifact_repository(artifact_location(mlflow.get_run(run_id))).log_artifact(str(artifact), folder)
 
 
 def ten_name(row: Any) -> str:

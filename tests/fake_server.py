@@ -59,6 +59,7 @@ class FakeServer(Server):
         run = self.stored[run_id]
         return StoredRun(
             run_id=run_id, status=run.status, experiment_id=run.experiment, deleted=run.deleted, tags=dict(run.tags),
+            started=run.started,
             params=dict(run.params),
         )  # fmt: skip
 

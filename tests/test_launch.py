@@ -5,15 +5,16 @@ from dataclasses import replace
 import mlflow
 import pytest
 from conftest import SMALL
-from normstudy.trials import Claim, State
 
 from normstudy import launch
 from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
-from normstudy.errors import StudyError
+from normstudy.errors import ResultWaits, StudyError
 from normstudy.experiments import Experiment
+from normstudy.registry import State
 from normstudy.runs import finished_trials, planned_in
 from normstudy.tracking import Tag
+from normstudy.worker import Work
 
 
 @pytest.mark.parametrize(
@@ -38,10 +39,11 @@ def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
 
 
 def test_work_for_a_machine_elsewhere_is_the_same_there() -> None:
-    claim = Claim(key="key", attempt="a", experiment="1", run_id="r", token="host:1:x", tags={"tag": "value"})
-    trials = ((TrainConfig(norm="bn", l1=1e-5), claim), (TrainConfig(seed=1), claim))
-    work = launch.Work(trials=trials, tracking_uri="http://user:secret@host", store="http://host")
-    assert launch.Work.from_json(work.to_json()) == work
+    work = Work(
+        configs=(TrainConfig(norm="bn", l1=1e-5), TrainConfig(seed=1)), experiment="x", parent="a" * 32,
+        tags={"tag": "value"}, force=True, tracking_uri="http://user:secret@host", stale={"run": "1"}, state="/state",
+    )  # fmt: skip
+    assert Work.from_json(work.to_json()) == work
 
 
 def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -> None:
@@ -72,7 +74,7 @@ def test_a_study_that_may_diverge_finishes_and_knows_the_step(store: str) -> Non
         launch.study(replace(planned, may_diverge=False))
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in (State.FINISHED, State.DIVERGED)])
+@pytest.mark.parametrize("state", [State.NEW, State.UNFINISHED])
 def test_nothing_but_divergence_is_expected_of_a_study_that_may_diverge(state: State) -> None:
     configs = (TrainConfig(), TrainConfig(seed=1))
     planned = Experiment(name="edge", question="?", configs=configs, may_diverge=True)
@@ -81,8 +83,22 @@ def test_nothing_but_divergence_is_expected_of_a_study_that_may_diverge(state: S
         launch.require_finished(planned, outcomes)
 
 
-def test_process_that_dies_is_named_and_its_run_ends_killed(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_that_run_elsewhere_are_said_and_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = (TrainConfig(), TrainConfig(seed=1))
+    outcomes = {configs[0].trial_key: (State.FINISHED, ""), configs[1].trial_key: (State.RUNNING, "run a")}
+    launch.require_finished(Experiment(name="edge", question="?", configs=configs), outcomes)
+    assert capsys.readouterr().out == "GN, seed 1 is running elsewhere (run a)\n"
+
+
+def test_a_study_whose_results_only_wait_here_says_so_with_a_status_of_its_own() -> None:
+    planned = Experiment(name="edge", question="?", configs=(TrainConfig(),))
+    with pytest.raises(ResultWaits, match=r"^study edge: GN, seed 0 is not on the server \(folder\)$") as error:
+        launch.require_finished(planned, {TrainConfig().trial_key: (State.UNSENT, "folder")})
+    assert error.value.exit_status == 3
+
+
+def test_process_that_dies_before_it_begins_a_run_is_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.Processes, "run", lambda *_: None)
     configs = (TrainConfig(device="cpu", **SMALL),)
-    with pytest.raises(StudyError, match=r"study lost: GN, seed 0 is unfinished \(run [0-9a-f]{32}: its process ended"):
+    with pytest.raises(StudyError, match=r"study lost: GN, seed 0 is new \(its process ended without a word\)$"):
         launch.study(Experiment(name="lost", question="?", configs=configs))

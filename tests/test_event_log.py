@@ -1,0 +1,200 @@
+"""The record of a run: what is on disk is whole and in order, and nothing in it leads elsewhere."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from normstudy import event_log
+from normstudy.errors import StorageError
+from normstudy.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
+
+KEY = "0123456789abcdef"
+BEGIN = Begin(name="GN, seed 0", key_tag="normstudy.trial_key", experiment="x", store=None)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def log() -> EventLog:
+    return EventLog.create(KEY, BEGIN)
+
+
+def test_events_are_read_in_the_order_of_their_writing(log: EventLog) -> None:
+    for step in (1, 2, 3):
+        log.append(Event(step=step, metrics={"loss": step / 2}))
+    assert [(event.step, event.metrics) for event in log.events()] == [(s, {"loss": s / 2}) for s in (1, 2, 3)]
+    assert all(event.time > 1_700_000_000_000 for event in log.events())
+    assert log.epochs == {1, 2, 3}
+    assert log.begin.name == "GN, seed 0"
+
+
+def test_the_time_of_an_event_is_kept_as_it_was_first_logged(log: EventLog) -> None:
+    log.append(Event(step=1, metrics={"loss": 1.0}))
+    [first] = log.events()
+    [again] = log.fork(BEGIN).events()
+    assert again.time == first.time == log.events()[0].time
+
+
+def test_half_a_line_of_a_killed_process_is_no_event_and_is_overwritten(log: EventLog) -> None:
+    with log.path.open("ab") as file:
+        file.write(b'0badf00d {"step": ')
+    assert log.events() == []
+    log.append(Event(status="KILLED"))
+    assert [event.status for event in log.events()] == ["KILLED"]
+    assert log.path.read_bytes().count(b"\n") == 2
+
+
+@pytest.mark.parametrize("place", [3, 20, -5])
+def test_one_damaged_byte_is_named_with_its_line(log: EventLog, place: int) -> None:
+    log.append(Event(step=1, metrics={"loss": 1.0}))
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    damaged = bytearray(lines[1])
+    damaged[place] ^= 1
+    log.path.write_bytes(lines[0] + bytes(damaged))
+    with pytest.raises(StorageError, match=r"events.jsonl: line 2: "):
+        log.events()
+
+
+def test_an_event_of_another_version_is_named_with_its_line(log: EventLog) -> None:
+    class Newer(Event):
+        mood: str
+
+    log.append(Newer(mood="good"))
+    with pytest.raises(StorageError, match=r"events.jsonl: line 2: Extra inputs are not permitted"):
+        log.events()
+
+
+def test_event_that_cannot_be_written_leaves_the_log_as_it_was(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = log.path.read_bytes()
+
+    class Full:
+        """`os`, as the log sees it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        def fsync(self, handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(event_log, "os", Full())
+    with pytest.raises(StorageError, match=r"can't write .*events.jsonl: No space left on device"):
+        log.append(Event(step=1, metrics={"loss": 1.0}))
+    assert log.path.read_bytes() == before
+
+
+def test_number_that_is_not_finite_is_never_logged() -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Event(step=1, metrics={"train/loss": float("nan")})
+
+
+def test_a_trial_has_one_owner_on_a_machine_until_that_lets_go() -> None:
+    first, second = TrialLock(KEY), TrialLock(KEY)
+    assert not second.is_held()
+    assert first.take()
+    assert second.is_held()
+    assert not second.take()
+    first.release()
+    assert second.take()
+    second.release()
+
+
+def test_a_copy_of_the_state_folder_is_another_machine(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, state: Path
+) -> None:
+    assert log.is_of_this_machine
+    state.rename(state.with_name("moved"))
+    (state.with_name("moved") / "records").mkdir(exist_ok=True)
+    monkeypatch.setenv("NORMSTUDY_STATE", str(state.with_name("moved")))
+    [moved] = logs(KEY)
+    assert not moved.is_of_this_machine
+    assert machine() != moved.begin.machine
+
+
+def test_a_fork_has_the_epochs_and_checkpoints_and_none_of_the_rest(log: EventLog) -> None:
+    begin = BEGIN.model_copy(update={"checkpoints": "c" * 32, "seeds": (0, 1)})
+    old = EventLog.create(KEY, begin)
+    old.append(Event(status="RUNNING", tags={"by": "old"}))
+    old.append(Event(step=1, metrics={"loss": 1.0}))
+    old.append(Event(status="KILLED"))
+    new = old.fork(BEGIN)
+    assert new.id != old.id
+    assert (new.begin.checkpoints, new.begin.seeds) == ("c" * 32, (0, 1))
+    assert [(event.step, event.metrics) for event in new.events()] == [(1, {"loss": 1.0})]
+
+
+@pytest.mark.parametrize("name", ["../evil", "x/../../evil", "", "ABC", "a b", "0123\n", "/etc", "..", "0.1.2"])
+def test_no_name_but_hexadecimal_digits_becomes_a_path(name: str) -> None:
+    with pytest.raises(StorageError, match="not a name of hexadecimal digits"):
+        own_path("records", name)
+    assert logs(name) == []
+
+
+def test_only_a_record_is_removed_and_nothing_that_a_link_leads_to(log: EventLog, tmp_path: Path, state: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    (log.files / "link").symlink_to(precious)
+    with pytest.raises(StorageError, match="hexadecimal"):
+        EventLog(precious).remove()
+    link = state / "records" / f"{KEY}.{'a' * 32}"
+    link.symlink_to(precious)
+    with pytest.raises(StorageError, match="a link"):
+        EventLog(link).remove()
+    log.remove()
+    assert not log.folder.exists()
+    assert (precious / "thesis.txt").is_file()
+    assert logs() == []
+
+
+def test_files_are_logged_with_their_digests_and_read_back_only_unchanged(log: EventLog) -> None:
+    (log.files / "result" / "deep").mkdir(parents=True)
+    (log.files / "result" / "deep" / "a.txt").write_text("a")
+    log.add_files("result", tags={"note": "done"})
+    [event] = log.events()
+    assert (event.folder, [*event.files], event.tags) == ("result", ["deep/a.txt"], {"note": "done"})
+    assert log.file("result", "deep/a.txt", event.files["deep/a.txt"]).read_text() == "a"
+    (log.files / "result" / "deep" / "a.txt").write_text("b")
+    with pytest.raises(StorageError, match="missing or damaged"):
+        log.file("result", "deep/a.txt", event.files["deep/a.txt"])
+
+
+@pytest.mark.parametrize(
+    "name", ["../events.jsonl", "/etc/hostname", "start/../../../lock", "link.txt", "linked/id_rsa"]
+)
+def test_no_file_but_those_of_the_record_itself_is_ever_sent(log: EventLog, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id_rsa").write_text("key")
+    (log.files / "start").mkdir()
+    (log.files / "start" / "link.txt").symlink_to(secret / "id_rsa")
+    (log.files / "start" / "linked").symlink_to(secret)
+    with pytest.raises(StorageError, match=r"is no file of this record$|missing or damaged$"):
+        log.file("start", name, "0" * 64)
+    with pytest.raises(StorageError, match="is no file of this record"):
+        log.file("start", "link.txt", "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683")
+
+
+def test_a_run_that_goes_on_has_no_end_and_one_that_diverged_has_a_result(log: EventLog) -> None:
+    log.append(Event(status="RUNNING"))
+    assert log.end is None
+    log.append(Event(status="KILLED"))
+    assert log.end
+    assert not log.has_result
+    log.append(Event(status="RUNNING"))
+    assert log.end is None
+    log.append(Event(status="FAILED", diverged=True))
+    assert log.has_result
+
+
+def test_logs_of_a_trial_are_found_by_its_key_and_other_folders_are_none(log: EventLog, state: Path) -> None:
+    EventLog.create("f" * 16, BEGIN)
+    (state / "records" / "notes").mkdir()
+    (state / "records" / f"{KEY}.{'b' * 32}").mkdir()  # of a process that was killed while it made it
+    assert [found.id for found in logs(KEY)] == [log.id]
+    assert len(logs()) == 2

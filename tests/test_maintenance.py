@@ -1,0 +1,124 @@
+"""What waits on a machine is sent, what nobody works for is ended; nothing that lives is touched."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_server import FakeServer
+from leases import leased, run_of, train
+
+from normstudy import maintenance, registry
+from normstudy.errors import StorageError
+from normstudy.event_log import EventLog, logs
+from normstudy.registry import Lease, Trial
+from normstudy.tracking import Tag
+
+pytest_plugins = ["leases_fixtures"]
+pytestmark = pytest.mark.usefixtures("clock")
+STUDY, SECRET = "fedcba9876543210", "x/../../../home/precious"
+
+
+@pytest.mark.parametrize("heartbeat", ["soon", "", "-1", "9" * 400, "1e999", "\x1b[2J"])
+def test_a_heartbeat_of_any_text_is_only_compared_with_the_one_before(
+    server: FakeServer, on: Callable[[str], None], heartbeat: str
+) -> None:
+    old = train(leased(server))
+    server.stored[run_of(old)].tags |= {Tag.HEARTBEAT: heartbeat, "normstudy.claim.first": "x"}
+    server.stored[run_of(old)].params["normstudy.claim.first"] = "x"
+    on("b")
+    lines, problems = maintenance.reap()
+    assert problems == 0
+    assert lines == [f"GN, seed 0 (run {run_of(old)}) is FAILED: its process is gone (last heartbeat: unknown)"]
+    assert server.stored[run_of(old)].status == "FAILED"
+
+
+def test_a_trial_key_of_a_server_that_is_a_path_is_named_and_stops_nobody(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], on: Callable[[str], None]
+) -> None:
+    server.create("x", {Tag.TRIAL_KEY: SECRET, Tag.MACHINE: "m"})
+    dead = train(leased(server))
+    on("b")
+    lines, problems = maintenance.reap()
+    assert problems == 1
+    assert "not a name of hexadecimal digits" in capsys.readouterr().err
+    assert len(lines) == 1
+    assert server.stored[run_of(dead)].status == "FAILED"
+
+
+def study(server: FakeServer | None) -> Lease:
+    return leased(server, trial=Trial(key=STUDY, name="study pair", key_tag=Tag.STUDY_KEY))
+
+
+def test_studies_are_sent_before_their_trials_and_what_cannot_be_sent_is_named_and_stops_no_other(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    parent = study(None)
+    for number in range(3):
+        train(leased(None, trial=Trial(key=f"{number:016x}", name=f"trial {number}", parent=parent.log.id)), 1,
+              status="FINISHED")  # fmt: skip
+    train(parent, status="FINISHED")
+    log = logs(f"{1:016x}")[0]
+    log.path.write_bytes(log.path.read_bytes()[:-3] + b"xx\n")
+    assert maintenance.sync() == (3, 1)
+    assert f"{log.folder}: not sent: {log.path}: line 4: damaged" in capsys.readouterr().err
+    assert [run.tags[Tag.NAME] for run in server.stored.values()] == ["study pair", "trial 0", "trial 2"]
+    [study_run] = [run_id for run_id, run in server.stored.items() if Tag.STUDY_KEY in run.tags]
+    assert {run.tags.get(Tag.PARENT) for run in server.stored.values()} == {None, study_run}
+    assert [one.id for one in logs()] == [log.id]
+
+
+def test_sync_leaves_a_living_process_its_record_and_another_machine_its_run(
+    server: FakeServer, on: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lease = leased(None)
+    assert maintenance.sync() == (0, 0)
+    assert not server.stored
+    shutil.copytree(tmp_path / "a" / "records", tmp_path / "b" / "records")
+    on("b")
+    assert maintenance.sync() == (1, 0)
+    assert "has not ended it" in capsys.readouterr().err
+    assert [run.status for run in server.stored.values()] == ["RUNNING"]
+    on("a")
+    train(lease, 1, status="FINISHED")
+
+
+def test_sync_ends_what_a_killed_process_of_this_machine_left(server: FakeServer) -> None:
+    train(leased(None), 1)
+    assert maintenance.sync() == (1, 0)
+    [run] = server.stored.values()
+    assert (run.status, run.tags[Tag.FAILURE]) == ("KILLED", registry.GONE)
+
+
+def test_a_record_for_another_server_is_left_to_that(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    lease = train(leased(server), 1)
+    server.stored = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maintenance, "where", lambda: "http://other:5000")
+        assert maintenance.sync() == (0, 0)
+    assert f"{lease.log.folder}: is for fake" in capsys.readouterr().err
+    assert not server.stored
+
+
+def test_reap_ends_what_this_machine_left_at_once_and_nothing_that_lives(
+    server: FakeServer, clock: SimpleNamespace
+) -> None:
+    train(leased(server), 1)
+    other = leased(server, trial=Trial(key="f" * 16, name="LN, seed 0"))
+    lines, problems = maintenance.reap()
+    assert (len(lines), problems, clock.now) == (1, 0, 0.0)
+    assert server.stored[run_of(other)].status == "RUNNING"
+
+
+def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, on: Callable[[str], None]) -> None:
+    lease = train(leased(server))
+    server.stored[run_of(lease)].tags[Tag.NAME] = "a\x1b[2J\nb\u202e"
+    on("b")
+    [line], _ = maintenance.reap()
+    assert line.isprintable()
+
+
+def test_a_log_of_a_made_up_folder_is_refused() -> None:
+    with pytest.raises(StorageError):
+        EventLog(Path("/tmp/precious")).remove()

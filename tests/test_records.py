@@ -1,0 +1,151 @@
+"""A record and its run on a real store: the same whatever way it took, and seeds in lock-step each in a true state."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import SMALL
+from mlflow.entities import Run
+
+from normstudy import worker
+from normstudy.config import TrainConfig
+from normstudy.errors import Diverged, Interrupted, StudyError
+from normstudy.event_log import logs
+from normstudy.experiments import Experiment
+from normstudy.launch import dry_run, single, study
+from normstudy.maintenance import sync
+from normstudy.registry import Lease, Registry, State, open_registry
+from normstudy.runs import finished_trials
+from normstudy.tracking import Metric, Tag, connect
+
+CONFIG = TrainConfig(norm="bn", device="cpu", **SMALL)
+PAIR = Experiment(name="pair", question="?", configs=(CONFIG, CONFIG.model_copy(update={"seed": 1})))
+SENT_ANEW = (Tag.HEARTBEAT, Tag.RECORD)
+
+
+def all_runs() -> list[Run]:
+    return list(mlflow.search_runs(search_all_experiments=True, output_format="list"))
+
+
+def snapshot(run_id: str) -> dict[str, object]:
+    """All that the server has of a run, but for when and by whom."""
+    client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
+    models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    root = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
+    return {
+        "status": run.info.status,
+        "params": run.data.params,
+        "tags": {name: value for name, value in run.data.tags.items() if name != Tag.HEARTBEAT},
+        "points": {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in Metric},
+        "datasets": len(run.inputs.dataset_inputs),
+        "models": [(model.model_id, str(model.status)) for model in models],
+        "outputs": [output.model_id for output in run.outputs.model_outputs],
+        "files": sorted(str(path.relative_to(root)) for path in root.rglob("*")),
+    }
+
+
+def test_a_record_that_is_sent_again_changes_nothing_and_is_removed_again(store: str, tmp_path: Path) -> None:
+    single(CONFIG, offline=True)
+    [log] = logs(CONFIG.trial_key)
+    shutil.copytree(log.folder, tmp_path / "copy")
+    assert sync() == (1, 0)
+    [run] = all_runs()
+    before = snapshot(run.info.run_id)
+    assert before["status"] == "FINISHED"
+    assert [step for step, _ in before["points"][Metric.TEST_LOSS]] == [1, 2]  # type: ignore[index]
+    assert not logs()
+    shutil.copytree(tmp_path / "copy", log.folder)
+    assert sync() == (1, 0)
+    assert len(all_runs()) == 1
+    assert snapshot(run.info.run_id) == before
+    assert not logs()
+
+
+def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) -> None:
+    study(PAIR, offline=True)
+    assert {state for _, state, _ in dry_run(PAIR, offline=True)} == {State.FINISHED}
+    assert sync() == (3, 0)
+    assert sync() == (0, 0)
+    [parent] = [run for run in all_runs() if Tag.STUDY_KEY in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    records = finished_trials(list(PAIR.configs), parent.info.run_id)
+    assert [record.config.seed for record in records] == [0, 1]
+    assert {record.parent_id for record in records} == {parent.info.run_id}
+    assert len(all_runs()) == 3
+    assert {state for _, state, _ in dry_run(PAIR)} == {State.FINISHED}
+
+
+def test_finished_trial_is_left_alone_and_forced_one_is_a_new_run(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single(CONFIG)
+    single(CONFIG)
+    assert "BN, seed 0 has finished already: run" in capsys.readouterr().out
+    assert len(all_runs()) == 1
+    single(CONFIG, force=True)
+    assert [run.info.status for run in all_runs()] == ["FINISHED"] * 2
+
+
+def test_diverged_trial_is_not_tried_again_unless_forced(store: str) -> None:
+    config = TrainConfig(norm="none", lr=1e9, device="cpu", **SMALL)
+    with pytest.raises(Diverged):
+        single(config)
+    with pytest.raises(StudyError, match=r"NONE, seed 0: diverged \(run [0-9a-f]{32}: Diverged: .*not finite at step"):
+        single(config)
+    assert len(all_runs()) == 1
+    assert not logs()
+
+
+def test_a_trial_that_cannot_begin_to_train_leaves_no_run_open(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(worker, "train_together", broken)
+    with pytest.raises(MemoryError):
+        single(CONFIG)
+    [run] = all_runs()
+    assert (run.info.status, run.data.tags[Tag.FAILURE]) == ("FAILED", "MemoryError: too large")
+
+
+def leases(registry: Registry, stop_after: int | None) -> dict[str, object]:
+    """Train both seeds of the pair in lock-step; a stop comes after so many batches."""
+    asked: list[None] = []
+
+    def stop() -> int | None:
+        asked.append(None)
+        return 15 if stop_after is not None and len(asked) > stop_after else None
+
+    return dict(worker.train_leased(registry, PAIR.configs, stop_signal=stop))
+
+
+def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = SMALL["train_size"] // CONFIG.batch_size  # type: ignore[operator]
+    with pytest.raises(Interrupted):
+        leases(open_registry(offline=False), stop_after=steps + 2)
+    [other] = [run for run in all_runs() if run.data.params["seed"] == "1"]
+    mlflow.MlflowClient().set_terminated(other.info.run_id, "FINISHED")
+    refused = leases(open_registry(offline=False), stop_after=None)
+    assert refused == {PAIR.configs[1].trial_key: (State.FINISHED, f"run {other.info.run_id}")}
+    resumed = snapshot(next(run.info.run_id for run in all_runs() if run.data.params["seed"] == "0"))
+    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "fresh"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "fresh")
+    leases(open_registry(offline=False), stop_after=None)
+    fresh = mlflow.search_runs(experiment_names=["fresh"], filter_string="params.seed = '0'", output_format="list")
+    expected = snapshot(fresh[0].info.run_id)
+    for metric in (Metric.TRAIN_LOSS, Metric.TEST_LOSS, Metric.TEST_ACCURACY):
+        assert resumed["points"][metric] == expected["points"][metric], metric  # type: ignore[index]
+
+
+def test_of_a_job_the_trials_that_another_process_has_are_left_to_it(store: str) -> None:
+    connect()
+    first, second = (worker.Trial(key=config.trial_key, name="?", seeds=(config.seed,)) for config in PAIR.configs)
+    lease = open_registry(offline=False).begin(second)
+    assert isinstance(lease, Lease)
+    refused = leases(open_registry(offline=False), stop_after=None)
+    assert [state for state, _ in refused.values()] == [State.RUNNING]  # type: ignore[misc]
+    lease.lock.release()
+    statuses = {run.data.tags[Tag.TRIAL_KEY]: run.info.status for run in all_runs()}
+    assert statuses == {first.key: "FINISHED", second.key: "RUNNING"}

@@ -1,0 +1,253 @@
+"""Who may train a trial: one process at a time; nothing is taken from a living one, nothing is trained twice."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fake_server import FakeServer, away
+from leases import KEY, TRIAL, begin, leased, living, run_of, train
+
+from normstudy import maintenance, registry
+from normstudy.errors import ServerAway
+from normstudy.event_log import Event, TrialLock, logs
+from normstudy.registry import Lease, Outcome, Registry, State
+from normstudy.tracking import Tag
+
+pytest_plugins = ["leases_fixtures"]
+pytestmark = pytest.mark.usefixtures("clock")
+SECRET = "x/../../../home/precious"
+
+
+def test_a_trial_is_new_then_runs_then_is_finished(server: FakeServer) -> None:
+    asked = Registry(server=server, experiment="x")
+    assert asked.states([KEY]) == {KEY: (State.NEW, "")}
+    lease = leased(server)
+    assert asked.states([KEY]) == {KEY: (State.RUNNING, f"run {run_of(lease)}")}
+    assert begin(server) == (State.RUNNING, f"run {run_of(lease)}")
+    train(lease, 1, status="FINISHED")
+    assert begin(server) == asked.states([KEY])[KEY] == (State.FINISHED, f"run {run_of(lease)}")
+    assert not logs()
+
+
+def test_a_killed_process_goes_on_in_its_run_on_its_machine(server: FakeServer) -> None:
+    first = train(leased(server), 1)
+    assert Registry(server=server, experiment="x").states([KEY])[KEY][0] == State.UNFINISHED
+    again = leased(server)
+    assert run_of(again) == run_of(first)
+    assert again.log.epochs == {1}
+    assert len(server.stored) == 1
+
+
+def test_a_process_that_dies_before_its_run_is_made_leaves_a_record_that_is_used(server: FakeServer) -> None:
+    server.before = lambda request: (_ for _ in ()).throw(KeyboardInterrupt) if request == "create" else None
+    with pytest.raises(KeyboardInterrupt):
+        begin(server)
+    server.before = lambda _: None
+    [log] = logs(KEY)
+    assert leased(server).log.id == log.id
+
+
+def test_a_trial_that_diverged_is_trained_again_only_by_force(server: FakeServer) -> None:
+    first = train(leased(server), 1, status="FAILED", diverged=True)
+    assert begin(server) == (State.DIVERGED, f"run {run_of(first)}")
+    again = train(leased(server, force=True), 1, status="FINISHED")
+    assert run_of(again) != run_of(first)
+    assert begin(server)[0] == State.FINISHED  # type: ignore[index]
+
+
+def test_force_makes_a_new_run_and_an_interrupted_force_goes_on_in_that(server: FakeServer) -> None:
+    first = train(leased(server), 1, 2, status="FINISHED")
+    forced = train(leased(server, force=True), 1)
+    again = train(leased(server, force=True), 2, status="FINISHED")
+    assert run_of(forced) == run_of(again) != run_of(first)
+    assert again.log.id == forced.log.id
+    assert [run.status for run in server.stored.values()] == ["FINISHED"] * 2
+
+
+def test_force_goes_on_with_what_has_not_finished(server: FakeServer) -> None:
+    assert run_of(train(leased(server), 1)) == run_of(leased(server, force=True))
+
+
+def test_a_living_process_elsewhere_is_known_by_its_heartbeat_and_keeps_its_run(
+    server: FakeServer, clock: SimpleNamespace, on: Callable[[str], None]
+) -> None:
+    lease = leased(server)
+    assert lease.upload
+    clock.meanwhile = lease.upload.beat
+    on("b")
+    assert begin(server, force=True) == begin(server) == (State.RUNNING, f"run {run_of(lease)}")
+    assert clock.now < 3 * registry.WATCH_SECONDS
+    assert len(server.stored) == 1
+
+
+def test_a_silent_process_elsewhere_is_watched_and_then_taken_over_by_a_new_run(
+    server: FakeServer, clock: SimpleNamespace, on: Callable[[str], None]
+) -> None:
+    old = leased(server)
+    old.log.append(Event(step=1, metrics={"loss": 1.0}))
+    assert old.upload
+    old.upload.push()
+    on("b")
+    new = leased(server)
+    assert clock.now >= registry.STALE_SECONDS
+    assert run_of(new) != run_of(old)
+    assert (server.stored[run_of(old)].status, server.stored[run_of(old)].tags[Tag.SUPERSEDED_BY]) == (
+        "KILLED", run_of(new),
+    )  # fmt: skip
+    train(new, 1, 2, status="FINISHED")
+    on("a")
+    with pytest.raises(Exception, match="was taken over by run"):
+        train(old, 2, status="FINISHED")
+    assert server.stored[run_of(old)].history("loss") == [(1, 1.0)]
+    assert begin(server) == (State.FINISHED, f"run {run_of(new)}")
+
+
+def test_a_record_that_was_copied_here_lends_its_epochs_to_the_run_that_takes_over(
+    server: FakeServer, on: Callable[[str], None], tmp_path: Path
+) -> None:
+    old = train(leased(server), 1, 2)
+    shutil.copytree(tmp_path / "a" / "records", tmp_path / "b" / "records")
+    on("b")
+    new = train(leased(server), 3, status="FINISHED")
+    assert run_of(new) != run_of(old)
+    assert [step for step, _ in server.stored[run_of(new)].history("loss")] == [1, 2, 3]
+    assert new.log.begin.checkpoints == old.log.begin.checkpoints if new.log.folder.exists() else True
+
+
+def test_machines_that_begin_a_trial_at_the_same_moment_train_it_once(
+    server: FakeServer, on: Callable[[str], None]
+) -> None:
+    found: list[Lease | Outcome] = []
+
+    def meanwhile(request: str) -> None:
+        if request == "create":
+            server.before = lambda _: None
+            on("b")
+            found.append(begin(server))
+            on("a")
+
+    server.before = meanwhile
+    found.append(begin(server))
+    assert [isinstance(one, Lease) for one in found] == [True, False]
+    assert len(living(server)) == 1
+    assert len(logs()) == 0  # nothing is left of the one that gave up
+
+
+@pytest.mark.parametrize("tag", [Tag.RECORD, Tag.MACHINE, Tag.REPLACES, "normstudy.attempt", Tag.HOST, Tag.LAUNCHER])
+def test_no_tag_of_a_server_leads_to_a_folder_here(server: FakeServer, tmp_path: Path, tag: str) -> None:
+    for folder in (tmp_path / "home" / "precious", tmp_path / "precious", tmp_path / "a" / "precious"):
+        folder.mkdir(parents=True)
+        (folder / "thesis.txt").touch()
+    run_id = server.create("x", {Tag.TRIAL_KEY: KEY, tag: SECRET})
+    train(leased(server), 1, status="FINISHED")
+    assert server.stored[run_id].status == "KILLED"
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 3
+    maintenance.reap()
+    maintenance.sync()
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 3
+
+
+def test_a_record_that_is_whole_is_sent_and_its_trial_not_trained_again(server: FakeServer) -> None:
+    lease = leased(None)
+    train(lease, 1, 2, status="FINISHED")
+    assert Registry(server=server, experiment="x").states([KEY])[KEY] == (State.UNSENT, str(lease.log.folder))
+    assert begin(server)[0] == State.FINISHED  # type: ignore[index]
+    [run] = server.stored.values()
+    assert [step for step, _ in run.history("loss")] == [1, 2]
+    assert not logs()
+
+
+def test_what_was_begun_without_a_server_goes_on_with_one(server: FakeServer) -> None:
+    offline = train(leased(None), 1)
+    online = leased(server)
+    assert online.log.id == offline.log.id
+    assert online.log.epochs == {1}
+
+
+def test_a_damaged_record_is_named_and_the_trial_begins_anew(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = train(leased(server), 1)
+    old.log.path.write_bytes(old.log.path.read_bytes().replace(b"loss", b"lass"))
+    new = leased(server)
+    assert "line 3: damaged: it is not used" in capsys.readouterr().err
+    assert run_of(new) != run_of(old)
+    assert server.stored[run_of(old)].tags[Tag.SUPERSEDED_BY] == run_of(new)
+
+
+def test_a_deleted_run_is_trained_anew_with_all_its_epochs(server: FakeServer) -> None:
+    old = train(leased(server), 1, 2)
+    server.delete(run_of(old))
+    new = train(leased(server), 3, status="FINISHED")
+    assert run_of(new) != run_of(old)
+    assert [step for step, _ in server.stored[run_of(new)].history("loss")] == [1, 2, 3]
+    assert server.stored[run_of(old)].deleted
+
+
+def test_a_server_that_restarts_is_waited_for_and_no_second_run_is_made(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "PATIENCE_SECONDS", 30.0)
+    asked: list[str] = []
+
+    def lost(request: str) -> None:
+        asked.append(request)
+        if request == "log" or (request == "runs" and asked.count("create") == 1 and asked.count("runs") < 5):
+            raise ServerAway("tracking server fake: connection reset")
+
+    server.before = lost
+    begin(server)
+    assert len(server.stored) == 1
+    assert "connection reset; a new trial waits for it" in capsys.readouterr().err
+    server.before = away
+
+
+def test_a_server_that_stays_away_is_an_error(server: FakeServer) -> None:
+    server.before = away
+    with pytest.raises(ServerAway):
+        begin(server)
+    assert not TrialLock(KEY).is_held()
+
+
+def test_the_run_that_mlflow_made_for_this_process_is_used_or_says_which_is(server: FakeServer) -> None:
+    waiting = [server.create("x", {}) for _ in range(2)]
+    registry_of_the_first = Registry(server=server, experiment="x", waiting=waiting[0])
+    lease = registry_of_the_first.begin(TRIAL)
+    assert isinstance(lease, Lease)
+    assert run_of(lease) == waiting[0]
+    train(lease, 1, status="FINISHED")
+    Registry(server=server, experiment="x", waiting=waiting[1]).begin(TRIAL)
+    assert server.stored[waiting[1]].tags[Tag.NOTE] == f"Nothing was logged here: GN, seed 0 is run `{waiting[0]}`."
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+def test_a_run_whose_process_is_gone_is_ended_by_its_study(server: FakeServer, with_server: bool) -> None:
+    asked = Registry(server=server if with_server else None, experiment="x")
+    train(leased(server if with_server else None), 1)
+    state, what = asked.conclude(KEY, "launcher")
+    assert state == State.UNFINISHED
+    assert what.endswith(registry.GONE)
+
+
+def test_a_run_of_this_launcher_on_another_machine_is_ended_too(server: FakeServer, on: Callable[[str], None]) -> None:
+    lease = leased(server)
+    server.stored[run_of(lease)].tags[Tag.LAUNCHER] = "mine"
+    on("b")
+    asked = Registry(server=server, experiment="x")
+    asked.conclude(KEY, "mine")
+    assert server.stored[run_of(lease)].status == "KILLED"
+
+
+def test_without_a_server_the_records_of_this_machine_decide(on: Callable[[str], None], tmp_path: Path) -> None:
+    lease = train(leased(None), 1)
+    assert leased(None).log.id == lease.log.id
+    TrialLock(KEY).release()
+    shutil.copytree(tmp_path / "a" / "records", tmp_path / "b" / "records")
+    on("b")
+    copied = train(leased(None), 2, status="FINISHED")
+    assert copied.log.id != lease.log.id
+    assert copied.log.epochs == {1, 2}
+    assert begin(None)[0] == State.FINISHED  # type: ignore[index]
+    assert leased(None, force=True).log.epochs == set()
