@@ -75,8 +75,7 @@ class World(RuleBasedStateMachine):
                 if process.thread is None and not self.down:
                     self._on(process.machine, self._beat, process)
 
-        time = SimpleNamespace(sleep=sleep, monotonic=lambda: clock.now)
-        self.patches.setattr(registry, "time", time)
+        self.patches.setattr(registry, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock.now))
         made = itertools.count(1)  # the same history has the same ids and times
         self.patches.setattr(event_log, "time", SimpleNamespace(time_ns=lambda: next(made) * 1_000_000))
         self.patches.setattr(
@@ -204,8 +203,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.processes)
     @rule(pick=st.integers(0, 3))
     def kill(self, pick: int) -> None:
-        process = self._some(pick)
-        if process:
+        if process := self._some(pick):
             process.lease.lock.release()
             del self.processes[process.number]
 
@@ -252,8 +250,8 @@ class World(RuleBasedStateMachine):
 
     # what must hold
 
-    def _require_whole(self, run: FakeRun) -> None:
-        """Whoever ends a run as FINISHED has brought all of it there."""
+    @staticmethod
+    def _require_whole(run: FakeRun) -> None:
         for metric in ("loss", "accuracy"):
             assert [step for step, _ in run.history(metric)] == [*range(1, EPOCHS + 1)], run.history(metric)
         assert "table.json" in run.files
