@@ -138,8 +138,9 @@ def _newest(keys: set[str], parent_id: str | None) -> dict[str, Run]:
     return newest
 
 
-def _rank(run: Run, parent_id: str | None) -> tuple[bool, bool]:
-    return _is_finished(run), run.data.tags.get(Tag.PARENT) == parent_id
+def _rank(run: Run, parent_id: str | None) -> tuple[bool, bool, bool]:
+    counts = Tag.SUPERSEDED_BY not in run.data.tags  # a process that was taken over may have ended its run all the same
+    return counts, _is_finished(run), run.data.tags.get(Tag.PARENT) == parent_id
 
 
 def _is_finished(run: Run) -> bool:

@@ -25,6 +25,15 @@ def test_every_linked_file_exists() -> None:
         assert (PROJECT / target).exists(), target
 
 
+def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
+    page = (PROJECT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(test_\w+)\.py(?:::(\w+))?`", page)
+    assert len(named) > 30
+    for file, test in named:
+        text = (PROJECT / "tests" / f"{file}.py").read_text()
+        assert f"\ndef {test}(" in text if test else "def test_" in text, (file, test)
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_worked_example_is_what_torch_computes(name: str) -> None:
     norm, shared = SHARED[name]
