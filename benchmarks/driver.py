@@ -1,7 +1,8 @@
 """What a study's driver spends on each of many trials that do nothing: `python -m benchmarks.driver 1000`.
 
-The trials are real to the driver: it makes and claims a run for each, and reads how it ended. Two engines: one that
-ends each run in the driver's own thread, so that the wall time is the driver's; and normstudy's own processes.
+The trials are real to the driver: it asks which are left, gives out the work of each, and reads how its run ended. Two
+engines: one that makes and ends each run in the driver's own thread, whose time is taken off, so that the rest is the
+driver's; and normstudy's own processes.
 """
 
 import json
@@ -14,35 +15,36 @@ import mlflow
 
 from normstudy.config import TrainConfig
 from normstudy.experiments import Experiment
-from normstudy.launch import Engine, Job, LocalEngine, OpenStudy, Stop, Work, study
-from normstudy.tracking import use
+from normstudy.launch import Engine, LocalEngine, OpenStudy, study
+from normstudy.registry import Lease, Trial
+from normstudy.tracking import Tag, identity
+from normstudy.worker import Job, Stop, Work
 
 
 def end_runs(work: Work) -> None:
-    """A trial that does nothing: its runs end as FINISHED."""
-    for _, claim in work.trials:
-        mlflow.MlflowClient().set_terminated(str(claim.run_id), "FINISHED")
+    """A trial that does nothing: its runs are made, and end as FINISHED."""
+    registry = work.registry()
+    for config in work.configs:
+        lease = registry.begin(Trial(key=config.trial_key, name=identity(config)[Tag.NAME], parent=work.parent))
+        assert isinstance(lease, Lease)
+        assert lease.upload
+        mlflow.MlflowClient().set_terminated(lease.upload.run_id, "FINISHED")
+        lease.log.remove()
+        lease.lock.release()
 
 
 class InTheDriver:
-    """Ends each run at once, in the driver's thread; `seconds` is the time that this took."""
+    """Makes and ends each run at once, in the driver's thread; `seconds` is the time that this took."""
 
     seconds = 0.0
 
     def __call__(self, study: OpenStudy, jobs: Sequence[Job], stop_signal: Stop) -> None:
         for job in jobs:
-            work = study.begin(job)
-            assert work
+            work = study.work(job)
             began = time.perf_counter()
             end_runs(work)
             self.seconds += time.perf_counter() - began
             study.conclude(work)
-
-
-def end_runs_in_a_process(work: Work) -> None:
-    """The same in a process of its own."""
-    use(str(work.tracking_uri))
-    end_runs(work)
 
 
 def seconds_of(norm: str, count: int, engine: Engine) -> tuple[float, float]:
@@ -60,7 +62,7 @@ def main() -> None:
     alone = InTheDriver()
     wall, _ = seconds_of("gn", count, alone)
     several = max(2, count // 50)
-    wall_processes, processor = seconds_of("ln", several, LocalEngine(2, trial=end_runs_in_a_process))
+    wall_processes, processor = seconds_of("ln", several, LocalEngine(2, trial=end_runs))
     result = {
         "driver_ms": 1000 * (wall - alone.seconds) / count,
         "processes_wall_ms": 1000 * wall_processes / several,

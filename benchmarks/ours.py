@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.optim import SGD
 
-from normstudy import checkpoint, courier, data, evaluate, launch, ledger, trial_log
+from normstudy import checkpoint, data, evaluate, launch, registry, trial_log, uploader
 from normstudy import train as training
 from normstudy.config import TrainConfig
 from normstudy.data import Split
@@ -18,11 +18,10 @@ from normstudy.errors import Interrupted
 from normstudy.model import DigitNet
 
 SHARES = (  # name of the share, and the function whose time it is, less that of those below it that it calls
-    ("asking for the run", ledger, "connect"),
-    ("asking for the run", ledger.ServerLedger, "states"),
-    ("asking for the run", ledger.ServerLedger, "claim"),
+    ("asking for the run", launch, "open_registry"),
+    ("asking for the run", registry.Registry, "begin"),
     ("data loading", training, "load_data"),
-    ("opening the record", trial_log.SpoolTracker, "start"),
+    ("opening the record", trial_log.LogTracker, "start"),
     ("training steps", training, "train_epoch"),
     ("augmentation", data, "affine_maps"),
     ("augmentation", data, "resample"),
@@ -30,7 +29,7 @@ SHARES = (  # name of the share, and the function whose time it is, less that of
     ("record of epochs", trial_log.TrialRun, "epoch"),
     ("checkpoints", checkpoint.Checkpoints, "save"),
     ("record of the result", trial_log.TrialRun, "finish"),
-    ("sending the rest", courier.Courier, "__exit__"),
+    ("sending the rest", uploader.Uploader, "__exit__"),
 )
 
 

@@ -254,11 +254,11 @@ epochs each, one thread a trial, from the start of the command to its exit, meas
 def driver_section(results: Results) -> str:
     """What a study costs beside its trials."""
     row = results.table("driver").iloc[0]
-    return f"""A study of {row.trials:,.0f} trials that do nothing, on sqlite: for each the driver makes a run, looks \
-for rivals, claims it, and reads how it ended. Its own wall time, the start of the study included, is \
-{row.driver_ms:.1f} ms a trial. With normstudy's own processes, 2 at once, a trial of {row.trials_in_processes:.0f} \
-takes {row.processes_wall_ms:.0f} ms from end to end, of which {row.processes_driver_cpu_ms:.0f} ms are CPU time of \
-the driver.
+    return f"""A study of {row.trials:,.0f} trials that do nothing, on sqlite: for each the driver gives out the \
+work, and reads how its run ended. Its own wall time, the start of the study included, is {row.driver_ms:.1f} ms a \
+trial. With normstudy's own processes, 2 at once, a trial of {row.trials_in_processes:.0f} takes \
+{row.processes_wall_ms:.0f} ms from end to end, of which {row.processes_driver_cpu_ms:.0f} ms are CPU time of the \
+driver.
 """
 
 

@@ -155,4 +155,4 @@ def _pattern(text: str, no_neighbour: str) -> str:
 
 def say(message: str) -> None:
     """A line to the user, beside the training's own."""
-    print(f"normstudy: {message}", file=sys.stderr, flush=True)
+    print(f"normstudy: {one_line(message, None)}", file=sys.stderr, flush=True)

@@ -39,7 +39,7 @@ class Begin(Entry):
     key_tag: str
     experiment: str  # name
     store: str | None  # tracking URI without a password; None where no server was asked
-    parent: str | None = None  # id of the record of the study that it belongs to
+    parent: str | None = Field(None, pattern="^[0-9a-f]{32}$")  # id of the record of the study that it belongs to
     replaces: tuple[str, ...] = ()  # ids of the runs that no longer count once there is this one
     seeds: tuple[int, ...] = ()  # that train together, from the checkpoints of this name
     checkpoints: str = Field("", pattern="^([0-9a-f]{32})?$")

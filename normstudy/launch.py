@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, runtime_checkable
 
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
@@ -176,7 +177,7 @@ def open_parent(
     key = sha256("+".join([experiment.name, *keys]).encode()).hexdigest()[:16]
     begun = registry.begin(Trial(key=key, name=f"study {experiment.name}", key_tag=Tag.STUDY_KEY))
     if not isinstance(begun, Lease):
-        yield logs(key)[-1].id, None
+        yield record_of(key), None
         return
     with ExitStack() as stack:
         stack.callback(begun.lock.release)
@@ -194,6 +195,12 @@ def open_parent(
             run.end(error)
             raise
         run.end(None)
+
+
+def record_of(key: str) -> str:
+    """Id of the record of a study that another process is just making, or has made."""
+    patience, is_empty = stop_after_delay(30), retry_if_result(lambda found: not found)
+    return str(Retrying(retry=is_empty, stop=patience, wait=wait_fixed(0.1))(lambda: logs(key))[-1].id)
 
 
 def in_words(state: State, what: str) -> str:

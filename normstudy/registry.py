@@ -135,7 +135,8 @@ class Registry:
         return begun
 
     def _begin(self, trial: Trial, lock: TrialLock, *, force: bool) -> Lease | Outcome:
-        runs, own = self.runs(trial.key_tag, trial.key), usable_logs(logs(trial.key), self.store).get(trial.key, [])
+        runs = self.runs(trial.key_tag, trial.key)
+        own = usable_logs(logs(trial.key), self.store, runs).get(trial.key, [])
         if trial.key_tag == Tag.STUDY_KEY:  # one that has ended is left as it is, one of another machine too
             runs = [run for run in runs if is_own(run) and not is_result(run)]
             own = [log for log in own if not log.has_result]
@@ -237,13 +238,16 @@ class Registry:
         return self.states([key])[key]
 
 
-def usable_logs(found: Iterable[EventLog], store: str | None) -> dict[str, list[EventLog]]:
-    """The whole logs that are for this store, by their trial, oldest first; a damaged one is named."""
+def usable_logs(
+    found: Iterable[EventLog], store: str | None, runs: Sequence[StoredRun] = ()
+) -> dict[str, list[EventLog]]:
+    """The whole logs for this store, or of these runs, by their trial, oldest first; a damaged one is named."""
     usable: dict[str, list[EventLog]] = {}
+    records = {run.tags.get(Tag.RECORD) for run in runs}  # a server may be called localhost and 127.0.0.1
     for log in found:
         try:
             log.events()
-            if log.begin.store in (None, store):
+            if log.begin.store in (None, store) or log.id in records:
                 usable.setdefault(log.key, []).append(log)
         except StorageError as error:
             say(f"{error}: it is not used")

@@ -155,10 +155,10 @@ class Upload:
     def push(self) -> None:
         """Send what the server lacks. Raises `ServerAway`, `Refused`, `Superseded`, or `StorageError` for a record that
         is damaged."""
-        size = self.log.whole_size()
-        if size == self.size and self.unwritten_end is None:
+        size, unwritten = self.log.whole_size(), self.unwritten_end
+        if size == self.size and unwritten is None:
             return
-        wanted = Wanted.by(self.log.events(), self.unwritten_end)
+        wanted = Wanted.by(self.log.events(), unwritten)
         if self.run is None:
             self.attach()
         self.require_lease()
@@ -175,7 +175,9 @@ class Upload:
         except Refused:
             self.require_lease()  # a deleted run refuses everything
             raise
-        self.size, self.unwritten_end = size, None
+        self.size = size
+        if unwritten:  # one that was set meanwhile is still to be sent
+            self.unwritten_end = None
 
     def _send(self, wanted: Wanted) -> None:
         assert self.run

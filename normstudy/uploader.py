@@ -39,18 +39,19 @@ class Uploader:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Send what is left, and give up when a server stays away or refuses.
 
-        Raises `ResultWaits` or `Refused` for a run that is not whole on the server, unless an error is on its way.
+        Raises `ResultWaits` or `Refused` for a run that is not whole on the server, unless another error is on its way.
         """
         self.closing.set()
         self.bell.set()
         for thread in self.threads:
             thread.join()
-        problems = [problem for upload in self.uploads if (problem := self._conclude(upload))]
-        for problem in problems[error is None :]:
-            if problem is not error:
+        problems = [(upload.stopped, problem) for upload in self.uploads if (problem := self._conclude(upload))]
+        raised = next((problem for cause, problem in problems if error is None or cause is error), None)
+        for _, problem in problems:
+            if problem is not raised:
                 say(str(problem))
-        if problems and error is None:
-            raise problems[0]
+        if raised is not None and raised is not error:
+            raise raised from error
 
     @staticmethod
     def _conclude(upload: Upload) -> NormstudyError | None:

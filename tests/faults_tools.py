@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,17 @@ from normstudy.config import TrainConfig
 def trials():
     return [TrainConfig(norm=norm, epochs={epochs}, train_size=640, device="cpu") for norm in ("bn", "gn", "ln")]
 '''
+
+
+# Other machines' heartbeats are watched for as long as these need to be told from the dead, and no longer.
+QUICK = """
+import sys
+from normstudy import registry, uploader
+registry.STALE_SECONDS, registry.WATCH_SECONDS, uploader.HEARTBEAT_SECONDS = 8.0, 0.5, 0.5
+from normstudy.cli import main
+sys.argv[0] = "normstudy"
+main()
+"""
 
 
 def options(config: TrainConfig) -> list[str]:
@@ -92,6 +103,7 @@ class Place:
 
     folder: Path
     store: str
+    machine: str = "state"  # name of the folder of its records: another one is another machine
     started: list[Started] = field(default_factory=list)
 
     @classmethod
@@ -103,7 +115,11 @@ class Place:
 
     @property
     def state(self) -> Path:
-        return self.folder / "state"
+        return self.folder / self.machine
+
+    def elsewhere(self, name: str) -> "Place":
+        """The same store as another machine uses it; its processes end with those of this one."""
+        return replace(self, machine=name)
 
     @property
     def client(self) -> mlflow.MlflowClient:
@@ -122,6 +138,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that a test can signal its whole group, and nobody else's
         )
         self.started.append(Started(process))
         return self.started[-1]
@@ -149,7 +166,7 @@ class Place:
 
     def checkpoints(self) -> list[Path]:
         """Of all its trials, the newest first."""
-        return sorted(self.state.glob("*/checkpoints/*/epoch_*.pt"), reverse=True)
+        return sorted(self.state.glob("checkpoints/*/epoch_*.pt"), reverse=True)
 
     def stop(self) -> None:
         """Kill what is left of this test's processes."""
@@ -183,17 +200,17 @@ def kill_after(trial: Started, epochs: int) -> None:
     assert trial.process.returncode == -signal.SIGKILL, trial.err
 
 
-def require_whole(place: Place, config: TrainConfig) -> Run:
-    """The trial's only run, FINISHED, with each epoch once, all artifacts and one model."""
-    run = place.run_of(config)
+def require_whole(place: Place, config: TrainConfig, run: Run | None = None) -> Run:
+    """The trial's only run, or this one, FINISHED, with each epoch once, all artifacts and one model."""
+    run = run or place.run_of(config)
     assert run.info.status == "FINISHED"
     assert Tag.FAILURE not in run.data.tags
     for metric in METRICS:
         steps = [point.step for point in place.client.get_metric_history(run.info.run_id, metric)]
         assert steps == list(range(1, config.epochs + 1)), metric
-    [model] = place.client.search_logged_models([run.info.experiment_id])
+    models = place.client.search_logged_models([run.info.experiment_id])
+    [model] = [model for model in models if model.source_run_id == run.info.run_id]
     assert model.status == "READY"
-    assert model.source_run_id == run.info.run_id
     [output] = place.client.get_run(run.info.run_id).outputs.model_outputs
     assert (output.model_id, output.step) == (model.model_id, config.epochs)
     return run
@@ -214,9 +231,9 @@ def outcome(place: Place, run: Run) -> dict[str, bytes | str]:
     return found
 
 
-def require_same(place: Place, config: TrainConfig, expected: dict[str, bytes | str]) -> None:
+def require_same(place: Place, config: TrainConfig, expected: dict[str, bytes | str], run: Run | None = None) -> None:
     """The trial has come, as one whole run, to the same to the byte."""
-    found = outcome(place, require_whole(place, config))
+    found = outcome(place, require_whole(place, config, run))
     assert set(found) == set(expected)
     assert [name for name, content in found.items() if content != expected[name]] == []
 

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from faults_tools import wait_until
 from servers import free_port
+
+from normstudy.event_log import EventLog
 
 MARK = "NORMSTUDY_TEST_NODE"  # an environment variable that all processes of a node inherit, whoever their parent is
 START_SECONDS = 90
@@ -31,9 +32,12 @@ class Worker:
 
     def has_checkpoint(self) -> bool:
         """Whether the first epoch is behind it and kept, and no other."""
-        attempt = self.record.name.partition(".")[2]
-        folder = self.record.parent / "checkpoints" / sha256(attempt.encode()).hexdigest()[:16]
-        return len(list(folder.glob("epoch_*.pt"))) == 1
+        log = EventLog(self.record)
+        with suppress(OSError):  # it has ended, and its record is gone
+            if log.whole_size():
+                folder = self.record.parents[1] / "checkpoints" / log.begin.checkpoints
+                return len(list(folder.glob("epoch_*.pt"))) == 1
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,10 @@ class Cluster:
         """Whether a worker has printed this."""
         return any(text in log.read_text() for log in self.folder.glob("session_2*/logs/worker-*.out"))
 
+    def count(self, text: str) -> int:
+        """How often workers have said this on standard error."""
+        return sum(log.read_text().count(text) for log in self.folder.glob("session_2*/logs/worker-*.err"))
+
     def last_words(self) -> str:
         """The end of what each worker and each node's own process has printed."""
         logs = [log for kind in ("worker-*", "raylet*") for log in self.folder.glob(f"session_2*/logs/{kind}")]
@@ -149,10 +157,12 @@ def of_all_processes(name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def record_of(pid: int) -> Path | None:
-    """The record that a process has the lock of."""
+    """The newest record of the trial that a process has the lock of."""
     for handle in Path(f"/proc/{pid}/fd").glob("*"):
         with suppress(OSError):
             target = handle.readlink()
-            if target.name == "lock" and (target.parent / "events.jsonl").is_file():
-                return target.parent
+            if target.parent.name != "locks":
+                continue
+            if found := list((target.parents[1] / "records").glob(f"{target.name}.*/events.jsonl")):
+                return max(found, key=lambda log: log.stat().st_mtime).parent
     return None

@@ -26,7 +26,7 @@ from normstudy.tracking import Tag
 
 EPOCHS, MACHINES, KEY = 3, 3, "0123456789abcdef"
 TRIAL = Trial(key=KEY, name="the trial", seeds=(0,), checkpoints="c" * 32)
-ROOM = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # no disk: what is synced to it takes no time
+ROOM = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # a disk would take time to sync
 machines = st.integers(0, MACHINES - 1)
 PAUSES = st.tuples(st.integers(0, 1), st.sampled_from(["set_status", "log", "log_metrics", "create", "upload"]))
 

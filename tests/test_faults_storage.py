@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from faults_tools import (
 from mlflow.store.db.utils import _get_alembic_config
 
 from normstudy.checkpoint import Checkpoints, read_checkpoint
-from normstudy.tracking import Tag
+from normstudy.tracking import Metric, Tag
 
 pytest_plugins = ["faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -76,6 +76,80 @@ def test_a_disk_that_fills_up_fails_the_run_in_one_line_and_nothing_is_lost(
         assert again.wait() == 0, again.err
         assert again.epochs[0][1].endswith("resumed after it")
         require_same(place, KILLED_TRIAL, reference)
+
+
+@pytest.mark.parametrize("how", ["full", "a file"])
+def test_artifacts_that_cannot_be_stored_fail_the_run_with_the_reason_and_the_same_command_finishes_it(
+    place: Place, reference: dict[str, bytes | str], how: str
+) -> None:
+    artifacts = place.folder / "artifacts"
+    place.client.create_experiment("normstudy", str(artifacts))
+    with mounted(artifacts, "size=1m") if how == "full" else nullcontext():
+        if how == "full":
+            fill(artifacts / "filler")
+        else:
+            artifacts.touch()
+        reason = "No space left on device" if how == "full" else "Not a directory"
+        trial = place.train(KILLED_TRIAL)
+        assert trial.wait() == 1
+        line = only_line("\n".join(trial.told))
+        assert line.startswith("normstudy: error: BN + L1, seed 0: not all of it could be stored: "), line
+        assert reason in line
+        assert "Traceback" not in str(trial.err)
+        run = place.run_of(KILLED_TRIAL)
+        assert run.info.status == "FAILED"
+        assert reason in run.data.tags[Tag.FAILURE]
+        assert len(list(place.state.glob("records/*"))) == 1
+    artifacts.unlink() if how == "a file" else artifacts.rmdir()
+    again = place.train(KILLED_TRIAL)
+    assert again.wait() == 0, again.err
+    require_same(place, KILLED_TRIAL, reference)
+    assert place.run_of(KILLED_TRIAL).info.run_id == run.info.run_id
+    assert not list(place.state.glob("records/*"))
+
+
+def test_a_database_that_is_deleted_is_told_once_and_the_same_command_makes_it_again(
+    place: Place, reference: dict[str, bytes | str]
+) -> None:
+    database = place.folder / "mlflow.db"
+    trial = place.train(KILLED_TRIAL)
+    wait_until(lambda: trial.printed("epoch ", 3))
+    database.unlink()
+    assert trial.wait() == 3, trial.err
+    assert len(trial.epochs) == KILLED_TRIAL.epochs
+    gone, waits = trial.told
+    assert gone.startswith(f"normstudy: tracking server {place.store}: its database was deleted or replaced; ")
+    [folder] = place.state.glob("records/*")
+    assert waits.startswith(f"normstudy: error: BN + L1, seed 0 waits in {folder}: ")
+    assert not database.exists()
+    again = place.train(KILLED_TRIAL)
+    assert again.wait() == 0, again.err
+    assert again.epochs == []
+    require_same(place, KILLED_TRIAL, reference)
+    assert not folder.exists()
+
+
+def test_a_database_restored_from_a_backup_while_a_trial_trains_misses_nothing(
+    place: Place, reference: dict[str, bytes | str]
+) -> None:
+    database, backup = place.folder / "mlflow.db", place.folder / "backup.db"
+    trial = place.train(KILLED_TRIAL)
+    copied: list[int] = []
+    for epoch, source, to in ((2, database, backup), (5, backup, database)):
+        wait_until(lambda: len(logged(place)) >= epoch or trial.ended())  # noqa: B023
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(to)) as new:
+            old.backup(new)  # as `sqlite3 mlflow.db .backup` and `.restore`: in place, between two transactions
+        copied.append(len(logged(place)))
+    assert copied[1] < 5
+    assert trial.wait() == 0, trial.err
+    assert trial.told == []
+    require_same(place, KILLED_TRIAL, reference)
+
+
+def logged(place: Place) -> list[int]:
+    """The epochs that the server has of the trial."""
+    runs = place.runs(f"tags.`{Tag.TRIAL_KEY}` = '{KILLED_TRIAL.trial_key}'")
+    return [point.step for run in runs for point in place.client.get_metric_history(run.info.run_id, Metric.TEST_LOSS)]
 
 
 def damage(file: Path, how: str) -> None:
