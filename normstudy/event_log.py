@@ -9,6 +9,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,6 +241,10 @@ class EventLog:
         """It has served: all of it is on the server. Raises `StorageError` for a folder that isn't one of ours."""
         if self.folder != own_path("records", self.folder.name):
             raise StorageError(f"{self.folder}: not a folder that normstudy made; it stays")
+        with suppress(StorageError):  # a damaged log has no begin
+            shared, others = self.begin.checkpoints, [log for log in logs() if log.id != self.id]
+            if shared and shared not in [log.begin.checkpoints for log in others]:
+                shutil.rmtree(own_path("checkpoints", shared), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -12,14 +12,24 @@ from typing import Any, Protocol, runtime_checkable
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
+from normstudy.client import Server
 from normstudy.config import TrainConfig
 from normstudy.errors import Interrupted, ResultWaits, StudyError
 from normstudy.event_log import STATE, Event, logs
 from normstudy.experiments import Experiment
 from normstudy.processes import Processes, preload
 from normstudy.provenance import require_archives, usable_cores
-from normstudy.registry import GONE, LEFT, Lease, Outcome, Registry, State, Trial, open_registry
-from normstudy.tracking import Artifact, Tag, first_line, has_store, identity
+from normstudy.registry import GONE, LEFT, Lease, Outcome, Registry, State, Trial
+from normstudy.tracking import (
+    Artifact,
+    Tag,
+    chosen_experiment,
+    connect,
+    experiment_name,
+    first_line,
+    has_store,
+    identity,
+)
 from normstudy.train import build_model, pick_device
 from normstudy.trial_log import LeasedRun, write_json
 from normstudy.uploader import Uploader
@@ -201,6 +211,15 @@ def record_of(key: str) -> str:
     """Id of the record of a study that another process is just making, or has made."""
     patience, is_empty = stop_after_delay(30), retry_if_result(lambda found: not found)
     return str(Retrying(retry=is_empty, stop=patience, wait=wait_fixed(0.1))(lambda: logs(key))[-1].id)
+
+
+def open_registry(*, offline: bool) -> Registry:
+    """Who decides what is left to train. Raises `TrackingError` when the server can't be used."""
+    if offline:
+        return Registry(server=None, experiment=experiment_name())
+    connect()
+    waiting = os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`
+    return Registry(server=Server(), experiment=chosen_experiment(waiting), waiting=waiting)
 
 
 def in_words(state: State, what: str) -> str:

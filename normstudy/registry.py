@@ -1,19 +1,17 @@
 """Which trials are left to train, and leave to train one: asked of the server, or, without one, of this machine."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
-import mlflow
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from normstudy.client import Server, StoredRun, is_result
 from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line, say
 from normstudy.event_log import Begin, Event, EventLog, Status, TrialLock, logs, machine
-from normstudy.tracking import Tag, connect, experiment_name, where
+from normstudy.tracking import Tag, where
 from normstudy.upload import Upload, canonical, deliver
 
 PATIENCE_SECONDS = 60.0  # that a trial waits to begin while the server is away
@@ -225,17 +223,21 @@ class Registry:
 
     def conclude(self, key: str, launcher: str) -> Outcome:
         """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open."""
-        run, lock = canonical(self.runs(Tag.TRIAL_KEY, key)), TrialLock(key)
+        lock = TrialLock(key)
         if lock.take():
             try:
-                own = usable_logs(logs(key), self.store).get(key, [])
-                if not self.server and own and own[-1].end is None and own[-1].is_of_this_machine:
-                    own[-1].append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
-                if run and run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
-                    end_for_another(run, self.server, "KILLED", GONE)
+                patiently(lambda: self._conclude(key, launcher))
             finally:
                 lock.release()
         return self.states([key])[key]
+
+    def _conclude(self, key: str, launcher: str) -> None:
+        run, own = canonical(self.runs(Tag.TRIAL_KEY, key)), usable_logs(logs(key), self.store).get(key, [])
+        if self.server is None:
+            if own and own[-1].end is None and own[-1].is_of_this_machine:
+                own[-1].append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
+        elif run and run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
+            end_for_another(run, self.server, "KILLED", GONE)
 
 
 def usable_logs(
@@ -288,16 +290,15 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
 
     def tell(state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome:
-            say(f"{state.outcome.exception()}; a new trial waits for it")
+            say(f"{state.outcome.exception()}; a trial waits for it")
 
     waiting = stop_after_delay(PATIENCE_SECONDS)
     again = retry_if_exception_type(ServerAway)
     return Retrying(retry=again, stop=waiting, wait=wait_fixed(2), before_sleep=tell, reraise=True)(ask)
 
 
-def end_for_another(run: StoredRun, server: Server | None, status: Status, reason: str) -> None:
+def end_for_another(run: StoredRun, server: Server, status: Status, reason: str) -> None:
     """End a run whose process is gone, with what its record on this machine still has for it."""
-    assert server
     key = run.tags.get(Tag.TRIAL_KEY) or run.tags.get(Tag.STUDY_KEY, "")
     for log in logs(key) if is_own(run) else []:
         if log.id == run.tags.get(Tag.RECORD):
@@ -305,14 +306,3 @@ def end_for_another(run: StoredRun, server: Server | None, status: Status, reaso
             return
     server.log(run.run_id, tags={Tag.FAILURE: reason})
     server.set_status(run.run_id, status)
-
-
-def open_registry(*, offline: bool) -> Registry:
-    """Who decides what is left to train. Raises `TrackingError` when the server can't be used."""
-    if offline:
-        return Registry(server=None, experiment=experiment_name())
-    connect()
-    waiting = os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`
-    chosen = mlflow.get_run(waiting).info.experiment_id if waiting else os.environ.get("MLFLOW_EXPERIMENT_ID")
-    name = mlflow.get_experiment(chosen).name if chosen else experiment_name()
-    return Registry(server=Server(), experiment=name, waiting=waiting)

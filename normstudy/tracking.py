@@ -220,6 +220,12 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy")
 
 
+def chosen_experiment(run_id: str | None) -> str:
+    """Name of the experiment of this run, or of the one that the environment names, else `normstudy`."""
+    chosen = mlflow.get_run(run_id).info.experiment_id if run_id else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return str(mlflow.get_experiment(chosen).name) if chosen else experiment_name()
+
+
 def experiment_of(name: str) -> str:
     """Id of the experiment of this name, made where there is none. Raises `TrackingError` for one that was deleted."""
     client = mlflow.MlflowClient()

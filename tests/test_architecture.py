@@ -94,7 +94,6 @@ def test_only_writer_and_reader_know_mlflow() -> None:
         "tracking",
         "logged_model",
         "client",
-        "registry",
         "trial_log",
         "reading",
         "runs",

@@ -40,7 +40,8 @@ class Process:
     """One that trains: its lease, and the thread of a push that is stopped in its middle."""
 
     def __init__(self, number: int, machine: int, lease: Lease) -> None:
-        self.number, self.machine, self.lease = number, machine, lease
+        assert lease.upload
+        self.number, self.machine, self.lease, self.upload = number, machine, lease, lease.upload
         self.thread: threading.Thread | None = None
         self.resume = threading.Event()
         self.ended = False
@@ -73,7 +74,8 @@ class World(RuleBasedStateMachine):
             clock.now += seconds
             for process in self.processes.values():
                 if process.thread is None and not self.down:
-                    self._on(process.machine, self._beat, process)
+                    with suppress(NormstudyError):
+                        self._on(process.machine, process.upload.beat)
 
         self.patches.setattr(registry, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock.now))
         made = itertools.count(1)  # the same history has the same ids and times
@@ -110,16 +112,9 @@ class World(RuleBasedStateMachine):
         if self.down:
             away(name)
 
-    @staticmethod
-    def _beat(process: Process) -> None:
-        assert process.lease.upload
-        with suppress(NormstudyError):
-            process.lease.upload.beat()
-
     def _push(self, process: Process) -> None:
         """What the uploader's thread does, and the end of a process whose run is another's now or is whole."""
-        upload, log = process.lease.upload, process.lease.log
-        assert upload
+        upload, log = process.upload, process.lease.log
         try:
             upload.push()
         except ServerAway:

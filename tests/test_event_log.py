@@ -152,6 +152,16 @@ def test_only_a_record_is_removed_and_nothing_that_a_link_leads_to(log: EventLog
     assert logs() == []
 
 
+def test_checkpoints_go_with_the_last_record_of_the_trials_that_share_them(state: Path) -> None:
+    begin = BEGIN.model_copy(update={"checkpoints": "c" * 32})
+    pair = [EventLog.create(KEY, begin), EventLog.create("f" * 16, begin)]
+    own_path("checkpoints", "c" * 32).mkdir(parents=True)
+    pair[0].remove()
+    assert (state / "checkpoints" / ("c" * 32)).is_dir()
+    pair[1].remove()
+    assert not (state / "checkpoints" / ("c" * 32)).exists()
+
+
 def test_files_are_logged_with_their_digests_and_read_back_only_unchanged(log: EventLog) -> None:
     (log.files / "result" / "deep").mkdir(parents=True)
     (log.files / "result" / "deep" / "a.txt").write_text("a")

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import only_line
 from faults_tools import (
     KILLED_TRIAL,
     THREE_TRIALS,
@@ -157,11 +156,7 @@ def test_a_server_that_restarts_in_a_study_misses_nothing(served: tuple[Place, S
     server.kill()
     time.sleep(3)
     server.start()
-    if study.wait():  # on a busy machine a trial ends, and gives up, before the server is there again
-        assert study.process.returncode == 3, study.err
-        assert "is not on the server" in only_line("\n".join(line for line in study.told if ": error: " in line))
-        again = place.run("study", str(file))
-        assert again.returncode == 0, again.stderr
+    assert study.wait() == 0, study.err
     require_whole_study(place, epochs=6)
     assert not list(place.state.glob("records/*"))
 

@@ -13,9 +13,9 @@ from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, Interrupted, StudyError
 from normstudy.event_log import logs
 from normstudy.experiments import Experiment
-from normstudy.launch import dry_run, single, study
+from normstudy.launch import dry_run, open_registry, single, study
 from normstudy.maintenance import sync
-from normstudy.registry import Lease, Registry, State, open_registry
+from normstudy.registry import Lease, Registry, State
 from normstudy.runs import finished_trials
 from normstudy.tracking import Metric, Tag, connect
 

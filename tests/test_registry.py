@@ -200,7 +200,7 @@ def test_a_server_that_restarts_is_waited_for_and_no_second_run_is_made(
     server.before = lost
     begin(server)
     assert len(server.stored) == 1
-    assert "connection reset; a new trial waits for it" in capsys.readouterr().err
+    assert "connection reset; a trial waits for it" in capsys.readouterr().err
     server.before = away
 
 
