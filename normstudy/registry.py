@@ -181,6 +181,7 @@ class Registry:
     def _lease(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
         assert self.server
         upload = Upload(log, self.server)
+        upload.trains = True
         try:
             upload.attach(self.waiting)
             for run in rivals:  # which are dead

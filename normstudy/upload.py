@@ -66,6 +66,7 @@ class Upload:
 
     def __init__(self, log: EventLog, server: Server) -> None:
         self.log, self.server, self.begin = log, server, log.begin
+        self.trains = False  # whether a process of this machine trains it now
         self.run: StoredRun | None = None
         self.content: Content | None = None  # what the run holds, as far as is known; None: to be asked
         self.size = 0  # of the log, when all in it was sent
@@ -128,11 +129,14 @@ class Upload:
         self.server.set_status(run.run_id, "KILLED")
 
     def _rival(self, experiment: str, own: str | None) -> StoredRun | None:
-        """The run that counts for this trial, if that is not `own`; studies have no rivals."""
+        """The run that counts for this trial, if that is not `own`; studies have no rivals. A process that trains gives
+        way to one that runs or has diverged, too; a result that is there to be sent only to one that has finished."""
         if self.begin.key_tag != Tag.TRIAL_KEY:
             return None
-        runs = self.server.runs(experiment, Tag.TRIAL_KEY, self.log.key)
-        runs = [run for run in runs if is_result(run) or run.status == "RUNNING"]  # no other writes its run
+        gives_way, runs = self.trains and not self.log.has_result, []
+        for run in self.server.runs(experiment, Tag.TRIAL_KEY, self.log.key):
+            if run.status == "FINISHED" or (gives_way and (is_result(run) or run.status == "RUNNING")):
+                runs.append(run)
         best = canonical([run for run in runs if run.run_id not in self.begin.replaces])
         return None if best is None or best.run_id == own else best
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_server import FakeServer
-from leases import leased, run_of, train
+from leases import begin, leased, run_of, train
 
 from normstudy import maintenance, registry
 from normstudy.errors import StorageError
@@ -122,3 +122,20 @@ def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, o
 def test_a_log_of_a_made_up_folder_is_refused() -> None:
     with pytest.raises(StorageError):
         EventLog(Path("/tmp/precious")).remove()
+
+
+@pytest.mark.parametrize("status", ["FINISHED", None])
+def test_a_dead_run_of_another_machine_keeps_no_record_from_being_sent(
+    server: FakeServer, on: Callable[[str], None], status: str | None
+) -> None:
+    dead = train(leased(server), 1)
+    on("b")
+    train(leased(None), 1, 2, status=status)
+    assert maintenance.sync() == (1, 0)
+    [sent] = [run_id for run_id in server.stored if run_id != run_of(dead)]
+    assert [step for step, _ in server.stored[sent].history("loss")] == [1, 2]
+    assert server.stored[sent].status == (status or "KILLED")
+    assert Tag.SUPERSEDED_BY not in server.stored[sent].tags
+    if status is None:
+        train(leased(server), 3, status="FINISHED")
+    assert begin(server)[0] == "finished"  # type: ignore[index]
