@@ -19,6 +19,7 @@ from normstudy.files import write_atomically
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
 DIGEST_SIZE = hashlib.sha256().digest_size
 
+ANEW = "to begin it anew, remove its folder in records/, beside checkpoints/"
 ENTRIES = ("model", "optimizer", "schedule", "generators", "torch", "cuda")  # of a state, as `snapshot` makes it
 
 State = dict[str, Any]
@@ -124,7 +125,7 @@ def restore(
         require_fit(state, model, optimizer, schedule, generators)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # as torch's parts raise them
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{name}: not of this training: {reason}; start the trial anew with --force") from error
+        raise CheckpointError(f"{name}: not of this training: {reason}; {ANEW}") from error
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     for group in optimizer.param_groups:
@@ -157,7 +158,7 @@ def require_same_device(name: str, state: State, here: str) -> None:
     if written != here:
         raise CheckpointError(
             f"{name}: written on {written}, and this trial would go on on {here}; "
-            f"resume it on a machine with {written}, or start it anew with --force"
+            f"resume it on a machine with {written}; {ANEW}"
         )
 
 

@@ -202,7 +202,7 @@ def test_a_checkpoint_of_a_gpu_is_refused_where_there_is_none_with_what_to_do(na
         restore(Checkpoints(tmp_path, "key").newest()[1], *here)
     assert str(refused.value) == (
         f"{tmp_path / 'epoch_00001.pt'}: written on cuda, and this trial would go on on cpu; "
-        "resume it on a machine with cuda, or start it anew with --force"
+        "resume it on a machine with cuda; to begin it anew, remove its folder in records/, beside checkpoints/"
     )
     require_unchanged(before, here)
 
@@ -274,6 +274,6 @@ def test_a_malformed_state_is_refused_in_one_line_before_anything_is_changed(
     said = str(refused.value)
     name = "folder/epoch_00001.pt" if state else "checkpoint"
     assert said.startswith(f"{name}: not of this training: {reason}")
-    assert said.endswith("; start the trial anew with --force")
+    assert said.endswith("; to begin it anew, remove its folder in records/, beside checkpoints/")
     assert "\n" not in said
     require_unchanged(before, here)

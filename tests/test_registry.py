@@ -251,3 +251,12 @@ def test_without_a_server_the_records_of_this_machine_decide(on: Callable[[str],
     assert copied.log.epochs == {1, 2}
     assert begin(None)[0] == State.FINISHED  # type: ignore[index]
     assert leased(None, force=True).log.epochs == set()
+
+
+def test_a_trial_whose_record_somebody_removed_begins_anew_in_a_run_of_its_own(server: FakeServer) -> None:
+    old = train(leased(server), 1, 2)
+    old.log.remove()
+    new = leased(server)
+    assert new.log.epochs == set()
+    assert run_of(new) != run_of(old)
+    assert server.stored[run_of(old)].tags[Tag.SUPERSEDED_BY] == run_of(new)
