@@ -73,7 +73,7 @@ class OpenStudy:
         for config in work.configs:
             key = config.trial_key
             try:
-                state, what = self.registry.conclude(key, self.tags[Tag.LAUNCHER])
+                state, what = self.registry.conclude(key, self.tags[Tag.LAUNCHER], force=self.force)
                 self.outcomes[key] = state, what or (GONE if state == State.NEW else "")
             except Exception as error:  # whatever the way to a server raises
                 reason = f"its record waits here for `python -m normstudy sync`: {first_line(error)}"

@@ -222,23 +222,30 @@ class Registry:
             self.waiting = None
         return state, describe(run)
 
-    def conclude(self, key: str, launcher: str) -> Outcome:
-        """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open."""
+    def conclude(self, key: str, launcher: str, *, force: bool = False) -> Outcome:
+        """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open. With
+        `force` the state of its newest run, whatever earlier ones have come to."""
         lock = TrialLock(key)
         if lock.take():
             try:
                 patiently(lambda: self._conclude(key, launcher))
             finally:
                 lock.release()
-        return self.states([key])[key]
+        if not force:
+            return self.states([key])[key]
+        newest = self.runs(Tag.TRIAL_KEY, key)[:1]
+        own = usable_logs(logs(key), self.store, newest).get(key, [])
+        return self._outcome(key, next(iter(newest), None), own[-1:])
 
     def _conclude(self, key: str, launcher: str) -> None:
-        run, own = canonical(self.runs(Tag.TRIAL_KEY, key)), usable_logs(logs(key), self.store).get(key, [])
         if self.server is None:
-            if own and own[-1].end is None and own[-1].is_of_this_machine:
-                own[-1].append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
-        elif run and run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
-            end_for_another(run, self.server, "KILLED", GONE)
+            for log in usable_logs(logs(key), None).get(key, [])[-1:]:
+                if log.end is None and log.is_of_this_machine:
+                    log.append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
+            return
+        for run in self.runs(Tag.TRIAL_KEY, key):
+            if run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
+                end_for_another(run, self.server, "KILLED", GONE)
 
 
 def usable_logs(

@@ -231,6 +231,21 @@ def test_a_run_whose_process_is_gone_is_ended_by_its_study(server: FakeServer, w
     assert what.endswith(registry.GONE)
 
 
+@pytest.mark.parametrize("with_server", [True, False])
+def test_a_forced_run_that_was_killed_is_not_called_finished_for_an_earlier_one(
+    server: FakeServer, with_server: bool
+) -> None:
+    asked = Registry(server=server if with_server else None, experiment="x")
+    train(leased(asked.server), 1, status="FINISHED")
+    server.clock += 1
+    train(leased(asked.server, force=True), 1)
+    assert asked.conclude(KEY, "launcher")[0] == State.FINISHED
+    assert asked.conclude(KEY, "launcher", force=True)[0] == State.UNFINISHED
+    assert {run.status for run in server.stored.values()} == ({"FINISHED", "KILLED"} if with_server else set())
+    train(leased(asked.server, force=True), 2, status="FINISHED")
+    assert asked.conclude(KEY, "launcher", force=True)[0] == State.FINISHED
+
+
 def test_a_run_of_this_launcher_on_another_machine_is_ended_too(server: FakeServer, on: Callable[[str], None]) -> None:
     lease = leased(server)
     server.stored[run_of(lease)].tags[Tag.LAUNCHER] = "mine"
