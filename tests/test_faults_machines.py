@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,9 @@ def test_a_trial_that_sleeps_is_taken_over_as_a_new_run_and_ends_when_it_wakes(
     before = place.client.get_metric_history(old.info.run_id, Metric.TEST_LOSS)
     os.killpg(sleeping.process.pid, signal.SIGCONT)
     require_taken_over(place, sleeping, reference)
-    assert place.client.get_metric_history(old.info.run_id, Metric.TEST_LOSS) == before
+    after = place.client.get_metric_history(old.info.run_id, Metric.TEST_LOSS)
+    assert after[: len(before)] == before
+    assert len(after) <= len(before) + 1  # the request that was on its way when it fell asleep
     again = place.run("train", *options(KILLED_TRIAL))
     assert again.returncode == 0, again.stderr
     assert "has finished already" in again.stdout
@@ -119,10 +120,9 @@ def test_a_living_trial_of_short_epochs_is_neither_reaped_nor_taken_over(place: 
         heartbeats.add(place.run_of(long).data.tags[Tag.HEARTBEAT])
         return len(heartbeats) > 3
 
-    since, epochs = time.monotonic(), len(trial.epochs)
+    epochs = len(trial.epochs)
     wait_until(beats)
-    assert len(trial.epochs) > epochs
-    assert time.monotonic() - since < 60
+    wait_until(lambda: len(trial.epochs) > epochs)
     other = place.elsewhere("other")
     reaping, taking = other.start("reap", code=QUICK), other.start("train", *options(long), code=QUICK)
     assert reaping.wait() == 0, reaping.err
