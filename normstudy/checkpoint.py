@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from normstudy.errors import CheckpointError
+from normstudy.errors import CheckpointError, say
 from normstudy.files import write_atomically
 
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
@@ -54,7 +53,7 @@ class Checkpoints:
             try:
                 found = read_checkpoint(file)
             except CheckpointError as error:
-                print(f"normstudy: {error}; the one before it is used", file=sys.stderr, flush=True)
+                say(f"{error}; the one before it is used")
                 continue
             if found["key"] != self.key:
                 raise CheckpointError(f"{file}: of another configuration ({found['key']}, expected {self.key})")

@@ -220,7 +220,8 @@ class EventLog:
     @property
     def has_result(self) -> bool:
         """Whether training it again would come to the same end."""
-        return self.end is not None and (self.end.status == "FINISHED" or self.end.diverged)
+        end = self.end  # each look reads the log
+        return end is not None and (end.status == "FINISHED" or end.diverged)
 
     @property
     def epochs(self) -> set[int]:

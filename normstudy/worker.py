@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from normstudy.client import Server
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, NormstudyError, Superseded
+from normstudy.errors import Diverged, NormstudyError, Superseded, say
 from normstudy.event_log import STATE
 from normstudy.registry import Lease, Outcome, Registry, Trial
 from normstudy.signals import StopSignal, nobody_reads_output
@@ -110,5 +110,5 @@ def run_trials(work: Work) -> None:
             work.registry(), work.configs, parent=work.parent, tags=work.tags, force=work.force, stop_signal=stop_signal
         )
     except NormstudyError as error:
-        print(f"normstudy: error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_status)
