@@ -127,13 +127,14 @@ class Server:
         with self.answering():
             self.client.delete_run(run_id)
 
-    def content(self, run: StoredRun, metrics: Collection[str], folders: Collection[str]) -> Content:
-        """What the run holds of these metrics, and in these folders of artifacts."""
+    def content(self, run: StoredRun, folders: Collection[str]) -> Content:
+        """What the run holds: of every metric, and in these folders of artifacts."""
         with self.answering():
             known = self.client.get_run(run.run_id)
             artifacts = get_artifact_repository(artifact_location(known))
             steps = {
-                name: {point.step for point in self.client.get_metric_history(run.run_id, name)} for name in metrics
+                name: {point.step for point in self.client.get_metric_history(run.run_id, name)}
+                for name in known.data.metrics
             }
             files = {file.path: file.file_size or 0 for folder in folders
                      for file in artifacts.list_artifacts(folder or None) if not file.is_dir}  # fmt: skip

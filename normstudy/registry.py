@@ -184,14 +184,14 @@ class Registry:
         upload.trains = True
         try:
             upload.attach(self.waiting)
+            if upload.is_ahead():  # epochs trained anew can't be told from the ones that are there
+                return self._lease_anew(trial, log, lock, rivals)
             for run in rivals:  # which are dead
                 if run.run_id != upload.run_id:
                     upload.retire(run, upload.run_id, f"taken over by run {upload.run_id} on {upload.begin.host}")
             upload.require_lease()
         except RunDeleted:
-            new = self._new_log(trial, log)
-            log.remove()
-            return self._lease(trial, new, lock, rivals)
+            return self._lease_anew(trial, log, lock, rivals)
         except Superseded:  # another machine began it at the same moment
             if upload.run and not log.epochs:
                 self._withdraw(upload)
@@ -200,6 +200,14 @@ class Registry:
             self.waiting = None
         self._not_ours(trial, State.UNFINISHED, upload.run)
         return Lease(log=log, lock=lock, upload=upload)
+
+    def _lease_anew(
+        self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]
+    ) -> Lease | Outcome:
+        """For a new run, which goes on with what the log has."""
+        new = self._new_log(trial, log)
+        log.remove()
+        return self._lease(trial, new, lock, rivals)
 
     def _withdraw(self, upload: Upload) -> None:
         """Leave nothing of a run that was not needed."""

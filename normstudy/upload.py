@@ -140,6 +140,12 @@ class Upload:
         best = canonical([run for run in runs if run.run_id not in self.begin.replaces])
         return None if best is None or best.run_id == own else best
 
+    def is_ahead(self) -> bool:
+        """Whether its run has epochs that the log lacks: the record was replaced by an older copy of itself."""
+        assert self.run
+        self.content = self.server.content(self.run, ())
+        return any(steps - self.log.epochs for steps in self.content.steps.values())
+
     def require_lease(self) -> None:
         """The run is this process's to write. Raises `Superseded` when another run counts, `RunDeleted`, and
         `ServerAway` when the server has lost the run: the next push makes it anew."""
@@ -185,8 +191,7 @@ class Upload:
 
     def _send(self, wanted: Wanted) -> None:
         assert self.run
-        names = {name for event in wanted.epochs.values() for name in event.metrics}
-        has = self.content or self.server.content(self.run, names, {folder_of(name) for name in wanted.files})
+        has = self.content or self.server.content(self.run, {folder_of(name) for name in wanted.files})
         self.content = has
         if wanted.end is None and self.run.status != "RUNNING":
             self.server.set_status(self.run_id, "RUNNING")

@@ -96,12 +96,12 @@ class FakeServer(Server):
         with self.asked("delete"):
             self._writable(run_id).deleted = True
 
-    def content(self, run: StoredRun, metrics: Collection[str], folders: Collection[str]) -> Content:
+    def content(self, run: StoredRun, folders: Collection[str]) -> Content:
         with self.asked("content"):
             stored = self.stored.get(run.run_id)
             if stored is None:
                 raise Refused("not there")
-            steps = {name: {step for step, _ in stored.history(name)} for name in metrics}
+            steps = {name: {step for step, _ in stored.history(name)} for name, _, _, _ in stored.points}
             files = {name: len(content) for name, content in stored.files.items()}
             return Content(steps=steps, files=files, datasets=len(stored.datasets), model=bool(stored.models))
 

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,23 @@ def is_stopped(started: Started) -> bool:
     return state == "T"
 
 
+def fall_asleep(place: Place, started: Started) -> None:
+    """Stop a process as its machine's sleep would, at a moment when it has no lock of the store's database: a server
+    elsewhere would free that."""
+
+    def stopped() -> bool:
+        os.killpg(started.process.pid, signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(place.folder / "mlflow.db", timeout=0)) as database:
+                database.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            os.killpg(started.process.pid, signal.SIGCONT)
+            return False
+        return True
+
+    wait_until(stopped)
+
+
 def require_taken_over(place: Place, first: Started, reference: dict[str, bytes | str]) -> None:
     """Of two runs the first is KILLED and points to the second, which is whole and its own; the process of the first
     says so in one line."""
@@ -76,7 +95,7 @@ def test_a_trial_that_sleeps_is_taken_over_as_a_new_run_and_ends_when_it_wakes(
 ) -> None:
     sleeping = place.start("train", *options(KILLED_TRIAL), code=QUICK)
     wait_until(lambda: sleeping.printed("epoch ", 3))
-    os.killpg(sleeping.process.pid, signal.SIGSTOP)
+    fall_asleep(place, sleeping)
     other = place.elsewhere("other")
     taking = other.start("train", *options(KILLED_TRIAL), code=QUICK)
     assert taking.wait() == 0, taking.err

@@ -275,3 +275,23 @@ def test_a_trial_whose_record_somebody_removed_begins_anew_in_a_run_of_its_own(s
     assert new.log.epochs == set()
     assert run_of(new) != run_of(old)
     assert server.stored[run_of(old)].tags[Tag.SUPERSEDED_BY] == run_of(new)
+
+
+def test_a_record_that_was_replaced_by_an_older_copy_goes_on_in_a_run_of_its_own(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    first = leased(server)
+    train(first, 1)
+    shutil.copytree(first.log.folder, tmp_path / "copy")
+    again = leased(server)
+    assert run_of(again) == run_of(first)
+    train(again, 2)
+    shutil.rmtree(first.log.folder)
+    shutil.copytree(tmp_path / "copy", first.log.folder)
+    third = leased(server)
+    assert third.log.epochs == {1}
+    train(third, 2, 3, status="FINISHED")
+    old, new = server.stored[run_of(first)], server.stored[run_of(third)]
+    assert (old.status, old.tags[Tag.SUPERSEDED_BY]) == ("KILLED", run_of(third))
+    assert [step for step, _ in old.history("loss")] == [1, 2]
+    assert [step for step, _ in new.history("loss")] == [1, 2, 3]
