@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import mlflow
 
 from normstudy.config import TrainConfig
-from normstudy.experiments import Experiment
-from normstudy.launch import Engine, LocalEngine, OpenStudy, study
-from normstudy.registry import Lease, Trial
-from normstudy.tracking import Tag, identity
-from normstudy.worker import Job, Stop, Work
+from normstudy.experiment import Experiment
+from normstudy.launch.registry import Lease, Trial
+from normstudy.launch.study import Engine, LocalEngine, OpenStudy, study
+from normstudy.launch.worker import Job, Stop, Work
+from normstudy.tracking import Tag
+from normstudy.tracking.store import identity
 
 
 def end_runs(work: Work) -> None:

@@ -17,10 +17,11 @@ from mlflow.entities import Param
 from PIL import Image
 
 from normstudy.config import TrainConfig
-from normstudy.plots import ten_worst
-from normstudy.reading import CURVES, HELD_OUT
-from normstudy.tables import TEST_IMAGES
-from normstudy.tracking import Artifact, Metric, Tag, connect, identity, ten_name
+from normstudy.figures import ten_worst
+from normstudy.report.read import CURVES, HELD_OUT
+from normstudy.report.tables import TEST_IMAGES
+from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking.store import connect, identity, ten_name
 
 WRITERS = 8  # threads
 

@@ -10,12 +10,16 @@ import torch
 from torch.nn import functional
 from torch.optim import SGD
 
-from normstudy import checkpoint, data, evaluate, launch, registry, trial_log, uploader
+from normstudy import data, evaluate
 from normstudy import train as training
 from normstudy.config import TrainConfig
 from normstudy.data import Split
 from normstudy.errors import Interrupted
+from normstudy.launch import registry
+from normstudy.launch import study as launch
 from normstudy.model import DigitNet
+from normstudy.tracking import checkpoint, uploader
+from normstudy.tracking import run as trial_log
 
 SHARES = (  # name of the share, and the function whose time it is, less that of those below it that it calls
     ("asking for the run", launch, "open_registry"),

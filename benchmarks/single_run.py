@@ -55,7 +55,8 @@ def main() -> None:
     out, *arguments = sys.argv[1:]
     ledger = Ledger(STARTED, IMPORTS)
     from benchmarks import ours  # imports the whole package: part of what is measured
-    from normstudy import cli, launch
+    from normstudy import cli
+    from normstudy.launch import study as launch
 
     def timed(share: str, function: Callable[..., Any], *values: Any, **keywords: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():  # what runs beside the run takes none of its time

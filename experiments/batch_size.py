@@ -23,8 +23,14 @@ def trials() -> list[TrainConfig]:
     """Each norm and batch size with six learning rates."""
     return [
         TrainConfig(
-            norm=norm, batch_size=size, lr=float(f"{factor * RECIPE.lr * (size / RECIPE.batch_size) ** 0.5:.3g}"),
-            seed=seed, **SHORT,
+            norm=norm,
+            batch_size=size,
+            lr=float(f"{factor * RECIPE.lr * (size / RECIPE.batch_size) ** 0.5:.3g}"),
+            seed=seed,
+            **SHORT,
         )
-        for size in BATCH_SIZES for norm in ("bn", "gn", "ln") for factor in FACTORS for seed in SEEDS
-    ]  # fmt: skip
+        for size in BATCH_SIZES
+        for norm in ("bn", "gn", "ln")
+        for factor in FACTORS
+        for seed in SEEDS
+    ]

@@ -20,4 +20,4 @@ def trials() -> list[TrainConfig]:
     """Each norm without and with the penalty."""
     return [
         TrainConfig(norm=norm, l1=l1, seed=seed, epochs=EPOCHS) for norm in NORMS for l1 in (0.0, L1) for seed in SEEDS
-    ]  # fmt: skip
+    ]

@@ -13,8 +13,13 @@ from normstudy.config import VARIANTS, TrainConfig
 
 SEEDS = range(10)
 RECIPE: dict[str, Any] = {
-    "network": "finelast", "batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07
-}  # fmt: skip
+    "network": "finelast",
+    "batch_size": 16,
+    "lr": 0.02,
+    "rotation": 7.0,
+    "translation": 1.5,
+    "scale": 0.07,
+}
 
 
 def trials() -> list[TrainConfig]:

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from normstudy.errors import ConfigError, NormstudyError, one_line
-from normstudy.signals import StopSignal
+from normstudy.launch.signals import StopSignal
 
 ASSIGNMENT = Path("experiments/assignment.py")
 
@@ -36,7 +36,7 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 
     config = TrainConfig.of(**values)
 
-    from normstudy.launch import single
+    from normstudy.launch.study import single
 
     single(config, force=force, offline=offline, stop_signal=stop_signal)
 
@@ -58,7 +58,7 @@ def study_command(
     Options override its configs.
     """
     stop_signal = StopSignal()
-    from normstudy.experiments import load_experiment
+    from normstudy.experiment import load_experiment
 
     loaded = load_experiment(experiment, overrides, seeds=seeds)
     if address and engine != EngineName.RAY:
@@ -66,10 +66,10 @@ def study_command(
     if workers and engine == EngineName.RAY:
         raise ConfigError(f"workers={workers}: a Ray cluster runs as many as it has CPUs; only with --engine local")
 
-    from normstudy import processes
+    from normstudy.launch import local as processes
 
     if dry_run:
-        from normstudy import launch
+        from normstudy.launch import study as launch
 
         for name, state, what in launch.dry_run(loaded, offline=offline):
             print(one_line(f"{name:24s} {state:18s} {what}", None))
@@ -77,11 +77,11 @@ def study_command(
     if engine == EngineName.LOCAL:
         processes.preload()  # before the imports below, which take as long
 
-    from normstudy.launch import study
+    from normstudy.launch.study import study
 
     cluster = None
     if engine == EngineName.RAY:
-        from normstudy.ray_engine import RayEngine
+        from normstudy.launch.ray import RayEngine
 
         cluster = RayEngine(address)
     study(loaded, engine=cluster, workers=workers, stack=stack, force=force, offline=offline, stop_signal=stop_signal)
@@ -92,18 +92,18 @@ def measure_command(
 ) -> None:
     """Measure the trained networks of an experiment, and add the tables to their runs."""
     stop_signal = StopSignal()
-    from normstudy.experiments import load_experiment
+    from normstudy.experiment import load_experiment
 
     loaded = load_experiment(experiment, {})
 
-    from normstudy.measuring import measure
+    from normstudy.launch.measure import measure
 
     print(f"{measure(loaded, stop_signal)} tables added")
 
 
 def sync_command() -> None:
     """Send what waits on this machine to the tracking server."""
-    from normstudy.maintenance import sync
+    from normstudy.launch.maintenance import sync
 
     sent, problems = sync()
     print(f"{sent} {'run is' if sent == 1 else 'runs are'} on the server with all that was here")
@@ -113,7 +113,7 @@ def sync_command() -> None:
 
 def reap_command() -> None:
     """End the runs on the tracking server whose process is gone."""
-    from normstudy.maintenance import reap
+    from normstudy.launch.maintenance import reap
 
     ended, problems = reap()
     print("\n".join(ended) or "no run without its process")
@@ -133,7 +133,7 @@ def report_command(
     seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
 ) -> None:
     """Build every figure and table from the tracking server alone, or from an export of it."""
-    from normstudy.experiments import load_experiment
+    from normstudy.experiment import load_experiment
 
     if exported and (experiment != ASSIGNMENT or parent or export or seeds):
         others = "--parent, --export, --seeds or an experiment's file"
@@ -141,7 +141,7 @@ def report_command(
     loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)
 
     from normstudy.report import report, report_from
-    from normstudy.runs import planned_in
+    from normstudy.report.runs import planned_in
 
     page = Path("README.md") if readme else None
     if exported:
@@ -217,7 +217,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests")):
-            from normstudy.tracking import first_line, where
+            from normstudy.tracking.store import first_line, where
 
             fail(f"tracking server {where()}: {first_line(error)}", 1)
         raise

@@ -165,10 +165,14 @@ def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
         and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
     ]
     return [
-        ", ".join([config.variant, *(f"{name} {_text(getattr(config, name))}" for name in differing
-                                     if _has_effect(name, config))])
+        ", ".join(
+            [
+                config.variant,
+                *(f"{name} {_text(getattr(config, name))}" for name in differing if _has_effect(name, config)),
+            ]
+        )
         for config in configs
-    ]  # fmt: skip
+    ]
 
 
 def _has_effect(name: str, config: TrainConfig) -> bool:

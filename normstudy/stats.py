@@ -70,9 +70,14 @@ def bootstrap_interval(
     if np.ptp(values) < 10.0**-ROUNDING:
         return float(values[0]), float(values[0])
     interval = bootstrap(
-        (values,), np.mean, n_resamples=9_999, confidence_level=confidence, method="BCa", vectorized=True,
+        (values,),
+        np.mean,
+        n_resamples=9_999,
+        confidence_level=confidence,
+        method="BCa",
+        vectorized=True,
         rng=generator,
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -159,12 +164,18 @@ def compare(
     corrected = holm(single)
     return [
         Comparison(
-            a=a, b=b, n=len(difference), difference=float(difference.mean()), low=low, high=high, p=p,
+            a=a,
+            b=b,
+            n=len(difference),
+            difference=float(difference.mean()),
+            low=low,
+            high=high,
+            p=p,
             comparisons=len(pairs),
             verdict=verdict_of(low, high, p, margin, farther=len(pairs) * farther_p_value(difference, margin)),
         )
         for (a, b), difference, (low, high), p in zip(pairs, differences, intervals, corrected, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

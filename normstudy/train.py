@@ -13,15 +13,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from normstudy.checkpoint import restore, snapshot
 from normstudy.config import TrainConfig
 from normstudy.data import Batches, Data, TrainingStream, load_data
 from normstudy.errors import ConfigError, Diverged, Interrupted, Superseded
 from normstudy.evaluate import Evaluation, evaluate_stack
 from normstudy.model import DigitNet, count_parameters, stacked, unstacked
 from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
-from normstudy.tracking import Metric
-from normstudy.trial_log import RunLog, Tracker
+from normstudy.tracking import Metric, RunLog, Tracker
+from normstudy.tracking.checkpoint import restore, snapshot
 
 StopSignal = Callable[[], int | None]
 

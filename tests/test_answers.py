@@ -1,88 +1,16 @@
 """What the experiments that compare groups say, from tables made by hand; `made` makes those of any experiment."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-import pandas as pd
 import pytest
-from conftest import PROJECT
+from helpers.tables import made, steady, trials
 
-from normstudy import answers
-from normstudy.config import TrainConfig, group_labels
-from normstudy.experiments import load_experiment
-from normstudy.tables import Tables, image_table
-from normstudy.tracking import Metric
+from normstudy.config import TrainConfig
+from normstudy.report import compare as answers
+from normstudy.report.tables import Tables
 
-Accuracy = Callable[[TrainConfig], float | None]
-WRONG = ["index", "true", "predicted", "confidence", "confidence_true", "loss"]
 SEEDS = [TrainConfig(norm=norm, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
-
-
-def trials(name: str, *, seeds: int = 0) -> list[TrainConfig]:
-    """The configurations of an experiment of ours, or those with the `seeds` lowest seeds."""
-    return list(load_experiment(PROJECT / "experiments" / f"{name}.py", {}, seeds=seeds).configs)
-
-
-def made(
-    configs: Sequence[TrainConfig],
-    accuracy: Accuracy,
-    *,
-    val_loss: Callable[[TrainConfig], float] = lambda config: 0.05,
-    history: Callable[[TrainConfig], list[float]] | None = None,
-    wrong: Callable[[TrainConfig], list[int]] | None = None,
-    parameters: Callable[[TrainConfig], int] = lambda config: 7522,
-    **more: Any,
-) -> Tables:
-    """Tables of these runs as the export has them; a run whose accuracy is None diverged at step 7, after an epoch.
-
-    `history` is the test accuracy of each epoch. Image i, where `wrong` names it, is a digit i % 10 read as the next.
-    """
-    runs, epochs, errors = [], [], []
-    for place, (config, group) in enumerate(zip(configs, group_labels(configs), strict=True)):
-        found = accuracy(config)
-        value = np.nan if found is None else found
-        who = {"variant": config.variant, "group": group, "run_id": f"run{place:03}", "seed": config.seed}
-        images = wrong(config) if wrong and found is not None else []
-        runs.append(
-            {
-                "study": "mine", **who, **config.model_dump(exclude={"device"}), "parameters": parameters(config),
-                "test_accuracy": value, "test_loss": value / 10, "train_accuracy": value - 0.01,
-                "val_accuracy": value - 0.002 if config.val_size else np.nan,
-                "val_loss": val_loss(config) if config.val_size and found is not None else np.nan,
-                "errors": np.nan if found is None else len(images), "diverged_at": 7 if found is None else np.nan,
-                "seconds_per_epoch": 18.0, "side_by_side": 2, "stack": 1, "cores": 2,
-            }
-        )  # fmt: skip
-        course = history(config) if history else [value] * (config.epochs if found is not None else 1)
-        for epoch, reached in enumerate(course, start=1):
-            numbers = {str(metric): 0.1 for metric in Metric} | {str(Metric.TEST_ACCURACY): reached}
-            epochs.append({"epoch": epoch, **numbers, **who})
-        errors += [
-            dict(zip(WRONG, (i, i % 10, (i + 1) % 10, 0.9, 0.05, 1 + i / 10_000), strict=True)) | who for i in images
-        ]
-    columns = [*WRONG, "variant", "group", "run_id", "seed"]
-    shown = {error["index"]: np.full((28, 28), error["index"] % 256, np.uint8) for error in errors}
-    return Tables(
-        results=pd.DataFrame(runs), epochs=pd.DataFrame(epochs), misclassified=pd.DataFrame(errors, columns=columns),
-        images=image_table(shown), **more,
-    )  # fmt: skip
-
-
-def measured(tables: Tables, rows_of: Callable[[TrainConfig], list[dict[str, Any]]]) -> pd.DataFrame:
-    """A measure's table: these rows for each run that didn't diverge."""
-    rows = [
-        row | {"variant": run.variant, "group": run.group, "run_id": run.run_id, "seed": run.seed}
-        for run, config in zip(tables.results.itertuples(), tables.configs(), strict=True)
-        for row in (rows_of(config) if np.isnan(run.diverged_at) else [])
-    ]
-    return pd.DataFrame(rows)
-
-
-def steady(**accuracies: float) -> Accuracy:
-    """An accuracy for each norm; each further seed adds a hundredth of a point to all."""
-    return lambda config: accuracies[config.norm] + 0.0001 * config.seed
 
 
 def test_note_names_data_budget_and_seeds() -> None:
@@ -138,10 +66,12 @@ def test_factorial_splits_bn_with_l1_into_norm_and_penalty(none: float, penalise
 @pytest.mark.parametrize(
     ("name", "findings"),
     [
-        ("factorial", answers.factorial), ("groups", answers.groups), ("small", answers.small),
+        ("factorial", answers.factorial),
+        ("groups", answers.groups),
+        ("small", answers.small),
         ("fashion", answers.ranking),
     ],
-)  # fmt: skip
+)
 def test_single_seeds_are_not_compared_and_said_to_be_so(name: str, findings: Callable[[Tables], list[str]]) -> None:
     tables = made(trials(name, seeds=1), steady(bn=0.98, gn=0.97, ln=0.96, none=0.95, **{"in": 0.94}))
     found = findings(tables)
@@ -169,8 +99,11 @@ def test_ranking_stands_best_first() -> None:
         "LN 91.05 %, BN + L1 90.55 %, GN 90.05 %, means of n = 10 runs each, seeds 0 to 9: LN is better than GN; "
         "BN + L1 is better than GN; LN is better than BN + L1."
     )
-    assert [text.split(" points")[0] for text in each] == ["GN minus LN -1.00", "GN minus BN + L1 -0.50",
-                                                          "LN minus BN + L1 +0.50"]  # fmt: skip
+    assert [text.split(" points")[0] for text in each] == [
+        "GN minus LN -1.00",
+        "GN minus BN + L1 -0.50",
+        "LN minus BN + L1 +0.50",
+    ]
 
 
 def test_fine_says_whether_the_assignments_targets_are_met_and_ranks() -> None:

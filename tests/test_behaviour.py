@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_answers import made, measured, steady, trials
+from helpers.tables import made, measured, steady, trials
 
-from normstudy import behaviour
-from normstudy.answers import NOT_COMPARED
 from normstudy.config import TrainConfig
-from normstudy.tables import Tables
+from normstudy.report import robustness as behaviour
+from normstudy.report.compare import NOT_COMPARED
+from normstudy.report.tables import Tables
 
 NORMS = {"bn": 0.5, "gn": 0.7, "ln": 0.7, "in": 0.65, "none": 0.4}
 ACCURATE = steady(**dict.fromkeys(NORMS, 0.98))

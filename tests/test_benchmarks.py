@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 from PIL import Image
 
 from benchmarks import measurement
@@ -123,13 +123,17 @@ def raw_results(**seconds: float) -> dict[str, Any]:
         for number in (1, 2)
     ]
     return {
-        "date": "a day", "command": "python -m benchmarks", "quick": False, "create_tables_seconds": 5.0,
+        "date": "a day",
+        "command": "python -m benchmarks",
+        "quick": False,
+        "create_tables_seconds": 5.0,
         "settings": {"rounds": 2, "report_rounds": 1, "images": 60_000, "epochs": 20, "cuda_seeds": 10},
-        "machine": {}, "versions": {},
+        "machine": {},
+        "versions": {},
         "code": {name: {"git_commit": "0" * 40, "git_dirty": "false"} for name in ("epochs 1", "epochs 2")},
         "stage_seconds": {},
         "stages": {"epochs 1": records[0], "epochs 2": records[1]},
-    }  # fmt: skip
+    }
 
 
 def verdicts(raw: dict[str, Any]) -> dict[str, str]:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from normstudy import charts, error_charts
-from normstudy.plots import STYLES
+from normstudy.figures import STYLES
+from normstudy.report import charts, error_charts
 from normstudy.stats import Comparison, Verdict
 
 NOTE = "MNIST, 10,000 test images; n = 2 seeds each"
@@ -42,29 +42,50 @@ SWEEP = pd.DataFrame(
 SHIFT = pd.DataFrame(
     [
         {
-            "group": group, "seed": seed, "statistics": statistics, "corruption": corruption, "severity": severity,
+            "group": group,
+            "seed": seed,
+            "statistics": statistics,
+            "corruption": corruption,
+            "severity": severity,
             "accuracy": 0.99 - 0.1 * severity - 0.02 * seed,
         }
         for group, statistics in (("GN", "as trained"), ("BN", "as trained"), ("BN", "re-estimated"))
         for corruption, severity in [("clean", 0), *((f"kind {kind}", level) for kind in range(7) for level in (1, 5))]
         for seed in (0, 1)
     ]
-)  # fmt: skip
+)
 BINS = pd.DataFrame(
     [
-        {"group": "GN", "seed": seed, "scaled": scaled, "bin": place, "count": count, "confidence": confidence,
-         "accuracy": accuracy}
+        {
+            "group": "GN",
+            "seed": seed,
+            "scaled": scaled,
+            "bin": place,
+            "count": count,
+            "confidence": confidence,
+            "accuracy": accuracy,
+        }
         for seed in (0, 1)
         for scaled in (False, True)
         for place, count, confidence, accuracy in (
-            (0, 0, np.nan, np.nan), (1, 10 + 20 * seed, 0.8, 0.6 + 0.2 * seed), (2, 5, 0.9, 1.0), (3, 900, 0.999, 0.99),
+            (0, 0, np.nan, np.nan),
+            (1, 10 + 20 * seed, 0.8, 0.6 + 0.2 * seed),
+            (2, 5, 0.9, 1.0),
+            (3, 900, 0.999, 0.99),
         )
     ]
-)  # fmt: skip
+)
 CALIBRATION = pd.DataFrame(
-    {"group": "GN", "seed": [0, 1], "temperature": [1.1, 1.3], "nll": [0.02, 0.03], "nll_scaled": 0.019,
-     "ece": [0.002, 0.004], "ece_scaled": 0.001}
-)  # fmt: skip
+    {
+        "group": "GN",
+        "seed": [0, 1],
+        "temperature": [1.1, 1.3],
+        "nll": [0.02, 0.03],
+        "nll_scaled": 0.019,
+        "ece": [0.002, 0.004],
+        "ece_scaled": 0.001,
+    }
+)
 OVERLAP = pd.Series(
     [9900, 12, 0, 34], index=pd.MultiIndex.from_product([[False, True]] * 2, names=["GN", "BN"]), name="images"
 )
@@ -94,22 +115,51 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "image_grid": lambda: grid(3),
 }
 SHOWN = {
-    "means": ["test accuracy, %", "99.50 [99.35, 99.65]", "one seed", "diverged (seeds)", "1 of 2",
-              "binomial noise of 10,000 images: ±0.07 points"],
-    "differences": ["GN minus BN", "GN better, p < 0.001, n = 10", "diverged, n = 7",
-                    "within 0.1 points: equivalent, if one-sided t-tests agree (corrected p < 0.05)",
-                    "difference of the mean test accuracies, points (first minus second)"],
-    "sweep": ["Test accuracy by lambda", "lambda (log scale)", "test accuracy, %", "GN", "BN",
-              "mean over seeds; bars: lowest to highest seed"],
-    "shift": ["kind 0", "kind 6", "severity of the corruption (0: clean images)", "test accuracy, %", "GN",
-              "BN, statistics\nre-estimated"],
-    "reliability": ["ECE 0.30 → 0.10 points", "NLL 0.0250 → 0.0190 nats (T = 1.20)", "as trained", "temperature scaled",
-                    "observed errors, % (log scale)", "expected errors, %", "no error in any seed"],
+    "means": [
+        "test accuracy, %",
+        "99.50 [99.35, 99.65]",
+        "one seed",
+        "diverged (seeds)",
+        "1 of 2",
+        "binomial noise of 10,000 images: ±0.07 points",
+    ],
+    "differences": [
+        "GN minus BN",
+        "GN better, p < 0.001, n = 10",
+        "diverged, n = 7",
+        "within 0.1 points: equivalent, if one-sided t-tests agree (corrected p < 0.05)",
+        "difference of the mean test accuracies, points (first minus second)",
+    ],
+    "sweep": [
+        "Test accuracy by lambda",
+        "lambda (log scale)",
+        "test accuracy, %",
+        "GN",
+        "BN",
+        "mean over seeds; bars: lowest to highest seed",
+    ],
+    "shift": [
+        "kind 0",
+        "kind 6",
+        "severity of the corruption (0: clean images)",
+        "test accuracy, %",
+        "GN",
+        "BN, statistics\nre-estimated",
+    ],
+    "reliability": [
+        "ECE 0.30 → 0.10 points",
+        "NLL 0.0250 → 0.0190 nats (T = 1.20)",
+        "as trained",
+        "temperature scaled",
+        "observed errors, % (log scale)",
+        "expected errors, %",
+        "no error in any seed",
+    ],
     "upset": ["images in exactly these sets", "images in the set", "GN", "BN"],
     "per_class": ["digit", "errors, % of the digit's test images", "GN", "BN"],
     "confusion_pairs": ["4 read as 9", "9 read as 4", "test images, mean over seeds", "GN", "BN"],
     "image_grid": ["Which images?", "#2: 5, read as 3\n10 of 10 seeds"],
-}  # fmt: skip
+}
 
 
 def texts(figure: Figure) -> list[str]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from memory import MemoryTracker
+from helpers.memory import MemoryTracker
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from normstudy.checkpoint import KEPT, Checkpoints, State, read_checkpoint, restore, snapshot
 from normstudy.config import TrainConfig
 from normstudy.errors import CheckpointError, Interrupted
 from normstudy.model import NORMS
 from normstudy.tracking import Metric
+from normstudy.tracking.checkpoint import KEPT, Checkpoints, State, read_checkpoint, restore, snapshot
 from normstudy.train import train, train_together
 
 SMALL = {"epochs": 3, "train_size": 640, "device": "cpu"}
@@ -241,8 +241,10 @@ def put(value: Any, *path: Any) -> Callable[[State], object]:
         (without("torch"), "it has no torch"),
         (lambda state: [state.pop(name) for name in list(state)], "it has no model, optimizer, schedule, generators, "),
         (lambda state: state["model"].pop("1.bias"), "model has other entries: ['1.bias']"),
-        (put(torch.zeros(4, 2), "model", "0.weight"),
-         "model.0.weight is torch.float32 of shape (4, 2), expected torch.float32 of shape (4, 3)"),
+        (
+            put(torch.zeros(4, 2), "model", "0.weight"),
+            "model.0.weight is torch.float32 of shape (4, 2), expected torch.float32 of shape (4, 3)",
+        ),
         (put(torch.zeros(4, 3).double(), "model", "0.weight"), "model.0.weight is torch.float64 of shape (4, 3), exp"),
         (put(3, "model"), "model is number, expected dict of 7"),
         (put(None, "optimizer"), "'NoneType' object is not subscriptable"),
@@ -261,7 +263,7 @@ def put(value: Any, *path: Any) -> Callable[[State], object]:
         (put(None, "cuda"), ""),
         (put(torch.zeros(16), "cuda"), ""),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_state_is_refused_in_one_line_before_anything_is_changed(
     spoil: Callable[[State], object], reason: str
 ) -> None:

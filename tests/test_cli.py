@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import PROJECT, only_line, run_cli
+from helpers.project import PROJECT, only_line, run_cli
 
 from normstudy.cli import build_app, main
 from normstudy.config import TrainConfig

@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 from compose_spec import PyCompose
-from conftest import PROJECT, only_line
+from helpers.project import PROJECT, only_line
 
 from normstudy.cli import build_app
 
@@ -34,25 +34,65 @@ KUBERNETES = "1.34"
 RAY_FIELDS = {
     "RayJob": {"apiVersion", "kind", "metadata", "spec"},
     "RayJobSpec": {
-        "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint",
-        "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata",
-        "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "submissionMode", "submitterConfig",
-        "submitterPodTemplate", "suspend", "ttlSecondsAfterFinished",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "clusterSelector",
+        "deletionStrategy",
+        "entrypoint",
+        "entrypointNumCpus",
+        "entrypointNumGpus",
+        "entrypointResources",
+        "jobId",
+        "managedBy",
+        "metadata",
+        "rayClusterSpec",
+        "runtimeEnvYAML",
+        "shutdownAfterJobFinishes",
+        "submissionMode",
+        "submitterConfig",
+        "submitterPodTemplate",
+        "suspend",
+        "ttlSecondsAfterFinished",
     },
     "RayClusterSpec": {
-        "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions", "headGroupSpec",
-        "headServiceAnnotations", "managedBy", "rayVersion", "suspend", "workerGroupSpecs",
+        "authOptions",
+        "autoscalerOptions",
+        "enableInTreeAutoscaling",
+        "gcsFaultToleranceOptions",
+        "headGroupSpec",
+        "headServiceAnnotations",
+        "managedBy",
+        "rayVersion",
+        "suspend",
+        "workerGroupSpecs",
     },
     "HeadGroupSpec": {"enableIngress", "headService", "rayStartParams", "serviceType", "template"},
     "WorkerGroupSpec": {
-        "groupName", "idleTimeoutSeconds", "maxReplicas", "minReplicas", "numOfHosts", "rayStartParams", "replicas",
-        "scaleStrategy", "suspend", "template",
+        "groupName",
+        "idleTimeoutSeconds",
+        "maxReplicas",
+        "minReplicas",
+        "numOfHosts",
+        "rayStartParams",
+        "replicas",
+        "scaleStrategy",
+        "suspend",
+        "template",
     },
-}  # fmt: skip
+}
 # Those of sbatch's options that the script needs.
 SBATCH = {
-    "job-name", "nodes", "ntasks-per-node", "cpus-per-task", "mem", "time", "requeue", "open-mode", "output", "signal",
-}  # fmt: skip
+    "job-name",
+    "nodes",
+    "ntasks-per-node",
+    "cpus-per-task",
+    "mem",
+    "time",
+    "requeue",
+    "open-mode",
+    "output",
+    "signal",
+}
 
 
 def required_by_serve() -> list[str]:

@@ -13,16 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_server import FakeRun, FakeServer, away
+from helpers.fake_server import FakeRun, FakeServer, away
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from normstudy import event_log, maintenance, registry, upload
 from normstudy.errors import NormstudyError, Refused, ServerAway, Superseded
-from normstudy.event_log import Event
-from normstudy.registry import Lease, Registry, Trial
-from normstudy.tracking import Tag
+from normstudy.launch import maintenance, registry
+from normstudy.launch.registry import Registry, Trial
+from normstudy.tracking import Tag, event_log, upload
+from normstudy.tracking.event_log import Event
+from normstudy.tracking.run import Lease
 
 EPOCHS, MACHINES, KEY = 3, 3, "0123456789abcdef"
 TRIAL = Trial(key=KEY, name="the trial", seeds=(0,), checkpoints="c" * 32)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from normstudy.data import load_images
-from normstudy.error_sets import (
+from normstudy.report.error_sets import (
     LABEL_ERRORS,
     agreement,
     common,
@@ -147,9 +147,22 @@ def test_runs_without_any_error_give_empty_sets_and_perfect_classes() -> None:
 
 def test_label_errors_are_places_in_the_test_file_of_this_project() -> None:
     given = {
-        947: 8, 1621: 0, 1901: 9, 2130: 4, 2462: 2, 2597: 5, 2654: 6, 3520: 6, 3558: 5, 5937: 5, 6651: 0, 6783: 1,
-        8527: 4, 9679: 6, 9729: 5,
-    }  # fmt: skip
+        947: 8,
+        1621: 0,
+        1901: 9,
+        2130: 4,
+        2462: 2,
+        2597: 5,
+        2654: 6,
+        3520: 6,
+        3558: 5,
+        5937: 5,
+        6651: 0,
+        6783: 1,
+        8527: 4,
+        9679: 6,
+        9729: 5,
+    }
     labels = load_images()[1].labels
     assert {image: int(labels[image]) for image in LABEL_ERRORS} == given
     assert not [image for image, label in LABEL_ERRORS.items() if label == given[image]]

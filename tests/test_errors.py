@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from normstudy.errors import one_line, public_uri
-from normstudy.tracking import first_line, where, without_password
+from normstudy.tracking.store import first_line, where, without_password
 
 PASSWORD = "hunter2"
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from test_answers import made
+from helpers.tables import made
 
-from normstudy import collect, errors_as_data, graphs
 from normstudy.config import TrainConfig
 from normstudy.data import load_images
 from normstudy.provenance import archives, unpacked
-from normstudy.tables import Tables, pixels
+from normstudy.report import collect, graphs
+from normstudy.report import errors as errors_as_data
+from normstudy.report.tables import Tables, pixels
 
 CONFIGS = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
 # 3520's label is in dispute and 6651 should be a 6; 100 to 111 defeat GN alone, 104 both of its seeds
@@ -82,8 +83,13 @@ def test_a_groups_own_images_stand_with_the_most_agreed_first_and_ten_at_most() 
     assert "the 10 of 12 on which most of its seeds agree" in title
     assert figures["errors_only_bn"].texts[-1].get_text() == "none"
     assert list(figures) == [
-        "errors_overlap", "errors_by_class", "confusions", "errors_common", "errors_only_gn", "errors_only_bn",
-    ]  # fmt: skip
+        "errors_overlap",
+        "errors_by_class",
+        "confusions",
+        "errors_common",
+        "errors_only_gn",
+        "errors_only_bn",
+    ]
 
 
 def test_pictured_are_exactly_the_images_that_the_figures_show() -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from normstudy.data import Split
 from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, misclassified
-from normstudy.plots import ten_worst
+from normstudy.figures import ten_worst
 
 
 def split_of(labels: list[int]) -> Split:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from normstudy import event_log
 from normstudy.errors import StorageError
-from normstudy.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
+from normstudy.tracking import event_log
+from normstudy.tracking.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag="normstudy.trial_key", experiment="x", store=None)

@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError
-from normstudy.experiments import MEASURES, Experiment, load_experiment
-from normstudy.measuring import WAYS
+from normstudy.experiment import MEASURES, Experiment, load_experiment
+from normstudy.launch.measure import WAYS
 
 EXPERIMENTS = sorted((PROJECT / "experiments").glob("*.py"))
 ASSIGNMENT = PROJECT / "experiments" / "assignment.py"
@@ -59,8 +59,10 @@ def test_parts_are_what_stands_behind_a_word_and_a_colon_at_a_lines_start() -> N
     question = "Which: A or B?\n\nBet: A,\nby this rule: far.\nMethod: both: once.\nand B again\n"
     parts = Experiment(name="a", question=question, configs=()).parts
     assert parts == {
-        "Question": "Which: A or B?", "Bet": "A, by this rule: far.", "Method": "both: once. and B again",
-    }  # fmt: skip
+        "Question": "Which: A or B?",
+        "Bet": "A, by this rule: far.",
+        "Method": "both: once. and B again",
+    }
 
 
 @pytest.mark.parametrize(("seeds", "expected"), [(0, {3, 5, 8}), (1, {3}), (2, {3, 5}), (9, {3, 5, 8})])

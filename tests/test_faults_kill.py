@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import only_line
-from faults_tools import (
+from helpers.faults_tools import (
     KILLED_TRIAL,
     THREE_TRIALS,
     Place,
@@ -24,14 +23,15 @@ from faults_tools import (
     stopping,
     wait_until,
 )
+from helpers.project import only_line
 from mlflow.entities import ViewType
 
-from normstudy import registry
-from normstudy.client import Server
-from normstudy.maintenance import reap
+from normstudy.launch import registry
+from normstudy.launch.maintenance import reap
 from normstudy.tracking import Metric, Tag
+from normstudy.tracking.client import Server
 
-pytest_plugins = ["faults_fixtures"]
+pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 KILLS = 20
 NINE_TRIALS = '''"""Do nine trials come back?"""

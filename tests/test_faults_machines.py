@@ -8,30 +8,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import only_line
-from faults_tools import (
-    KILLED_TRIAL,
-    QUICK,
-    Place,
-    Started,
-    options,
-    require_same,
-    require_whole,
-    wait_until,
-)
+from helpers.faults_tools import KILLED_TRIAL, QUICK, Place, Started, options, require_same, require_whole, wait_until
+from helpers.project import only_line
 from mlflow.entities import Run, ViewType
 
 from normstudy.config import TrainConfig
-from normstudy.event_log import machine
 from normstudy.tracking import Metric, Tag
+from normstudy.tracking.event_log import machine
 
-pytest_plugins = ["faults_fixtures"]
+pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 SMALL = TrainConfig(norm="none", epochs=3, train_size=640, device="cpu")
 # A process that stops, as its machine that sleeps, at its first call of one method; the rest is as in `QUICK`.
 STOPPING = """
 import os, signal, sys
-from normstudy.client import Server
+from normstudy.tracking.client import Server
 name, whole = sys.argv.pop(1), []
 method = getattr(Server, name)
 def stopped(*arguments):

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from conftest import only_line
-from faults_tools import THREE_TRIALS, Place, stopping
+from helpers.faults_tools import THREE_TRIALS, Place, stopping
+from helpers.project import only_line
 from mlflow.entities import ViewType
 
 from normstudy.config import TrainConfig
 from normstudy.tracking import Tag
 
-pytest_plugins = ["faults_fixtures"]
+pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 EIGHT_TRIALS = '''"""Do eight trials that write at the same time all arrive whole?"""
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from faults_tools import (
+from helpers.faults_tools import (
     KILLED_TRIAL,
     THREE_TRIALS,
     Place,
@@ -20,13 +20,13 @@ from faults_tools import (
     stopping,
     wait_until,
 )
+from helpers.servers import Server, free_port, tracking_server
 from mlflow.entities import Run
-from servers import Server, free_port, tracking_server
 
 from normstudy.config import TrainConfig
 from normstudy.tracking import Metric
 
-pytest_plugins = ["faults_fixtures"]
+pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 LONG = TrainConfig(norm="ln", epochs=50, train_size=640, device="cpu")
 GAP_SECONDS = 8.0  # between two epochs that take 1 s each, beside a server that starts

@@ -10,22 +10,14 @@ from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
-from conftest import PROJECT, only_line
-from faults_tools import (
-    KILLED_TRIAL,
-    Place,
-    kill_after,
-    options,
-    require_same,
-    require_whole,
-    wait_until,
-)
+from helpers.faults_tools import KILLED_TRIAL, Place, kill_after, options, require_same, require_whole, wait_until
+from helpers.project import PROJECT, only_line
 from mlflow.store.db.utils import _get_alembic_config
 
-from normstudy.checkpoint import Checkpoints, read_checkpoint
 from normstudy.tracking import Metric, Tag
+from normstudy.tracking.checkpoint import Checkpoints, read_checkpoint
 
-pytest_plugins = ["faults_fixtures"]
+pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 ASSIGNMENT = [str(PROJECT / "experiments" / "assignment.py"), "--seeds", "1"]
 

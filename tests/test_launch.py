@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import mlflow
 import pytest
-from conftest import SMALL
+from helpers.project import SMALL
 
-from normstudy import launch
 from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
 from normstudy.errors import ResultWaits, StudyError
-from normstudy.experiments import Experiment
-from normstudy.registry import State
-from normstudy.runs import finished_trials, planned_in
+from normstudy.experiment import Experiment
+from normstudy.launch import study as launch
+from normstudy.launch.registry import State
+from normstudy.launch.worker import Work
+from normstudy.report.runs import finished_trials, planned_in
 from normstudy.tracking import Tag
-from normstudy.worker import Work
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,27 @@ def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
     configs = [TrainConfig(norm=norm, seed=seed, device="cpu") for seed in range(5) for norm in ("gn", "ln")]
     jobs = launch.lock_steps(configs, 2)
     assert [[(config.norm, config.seed) for config in job] for job in jobs] == [
-        [("gn", 0), ("gn", 1)], [("gn", 2), ("gn", 3)], [("gn", 4)],
-        [("ln", 0), ("ln", 1)], [("ln", 2), ("ln", 3)], [("ln", 4)],
-    ]  # fmt: skip
+        [("gn", 0), ("gn", 1)],
+        [("gn", 2), ("gn", 3)],
+        [("gn", 4)],
+        [("ln", 0), ("ln", 1)],
+        [("ln", 2), ("ln", 3)],
+        [("ln", 4)],
+    ]
     assert [len(job) for job in launch.lock_steps(configs, 0)] == [1] * 10  # on a CPU
 
 
 def test_work_for_a_machine_elsewhere_is_the_same_there() -> None:
     work = Work(
-        configs=(TrainConfig(norm="bn", l1=1e-5), TrainConfig(seed=1)), experiment="x", parent="a" * 32,
-        tags={"tag": "value"}, force=True, tracking_uri="http://user:secret@host", stale={"run": "1"}, state="/state",
-    )  # fmt: skip
+        configs=(TrainConfig(norm="bn", l1=1e-5), TrainConfig(seed=1)),
+        experiment="x",
+        parent="a" * 32,
+        tags={"tag": "value"},
+        force=True,
+        tracking_uri="http://user:secret@host",
+        stale={"run": "1"},
+        state="/state",
+    )
     assert Work.from_json(work.to_json()) == work
 
 

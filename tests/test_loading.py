@@ -13,19 +13,13 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from helpers.artifacts import Evil
+from helpers.project import PROJECT
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from normstudy.checkpoint import read_checkpoint
 from normstudy.errors import CheckpointError
-
-
-class Evil(str):
-    """The path of a marker; to read its pickle makes that file."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path(self),)
+from normstudy.tracking.checkpoint import read_checkpoint
 
 
 def read_model(evil: bytes, folder: Path) -> None:
@@ -74,8 +68,18 @@ def test_a_pickle_that_is_loaded_is_never_run(place: str, tmp_path: Path, monkey
 
 
 UNSAFE_MODULES = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal", "jsonpickle"}
-UNSAFE_CALLS = ("read_pickle", "load_model", "extractall", "os.system", "os.popen", "yaml.load", "unsafe_load",
-                "export.load", "jit.load", "hub.load")  # fmt: skip
+UNSAFE_CALLS = (
+    "read_pickle",
+    "load_model",
+    "extractall",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "unsafe_load",
+    "export.load",
+    "jit.load",
+    "hub.load",
+)
 
 
 def offences(source: str) -> list[str]:
@@ -105,10 +109,22 @@ def test_no_file_of_ours_can_run_what_it_loads() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["import pickle", "from joblib import load", "import torch, dill as d", "from torch import load", "eval(x)",
-     "torch.load(x)", "torch.load(x, weights_only=False)", "numpy.load(x, allow_pickle=True)", "pd.read_pickle(x)",
-     "mlflow.pyfunc.load_model(x)", "yaml.load(x)", "subprocess.run(x, shell=True)", "tar.extractall()"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from joblib import load",
+        "import torch, dill as d",
+        "from torch import load",
+        "eval(x)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "numpy.load(x, allow_pickle=True)",
+        "pd.read_pickle(x)",
+        "mlflow.pyfunc.load_model(x)",
+        "yaml.load(x)",
+        "subprocess.run(x, shell=True)",
+        "tar.extractall()",
+    ],
+)
 def test_what_runs_what_it_loads_is_found(line: str) -> None:
     assert offences(line)
     assert not offences("model.eval()\ntorch.load(x, weights_only=True)\nspec.loader.exec_module(module)")

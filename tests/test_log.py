@@ -4,15 +4,16 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 
-from normstudy import answers, behaviour, penalties, sweeps
 from normstudy.config import TrainConfig
-from normstudy.pages import PAGES, tried
-from normstudy.report import exported_in
+from normstudy.report import compare as answers
+from normstudy.report import exported_in, penalties, sweeps
+from normstudy.report import robustness as behaviour
+from normstudy.report.pages import PAGES, tried
+from normstudy.report.tables import Tables
+from normstudy.report.text import comparisons
 from normstudy.stats import MARGIN
-from normstudy.summary import comparisons
-from normstudy.tables import Tables
 
 LOG = (PROJECT / "experiments" / "LOG.md").read_text()
 ENTRIES = dict(re.findall(r"^## [\d-]+: (\w+)\.py\n(.*?)(?=^## |\Z)", LOG, re.MULTILINE | re.DOTALL))
@@ -162,10 +163,25 @@ def fashion() -> list[bool]:
 BETS: dict[str, Callable[[], list[bool]]] = {
     bet.__name__: bet
     for bet in (
-        networks, recipe, assignment, small_recipe, small_networks, small, fine_networks, fine, factorial, penalty,
-        collapse, batch_size, learning_rate, groups, shift, calibration, fashion,
+        networks,
+        recipe,
+        assignment,
+        small_recipe,
+        small_networks,
+        small,
+        fine_networks,
+        fine,
+        factorial,
+        penalty,
+        collapse,
+        batch_size,
+        learning_rate,
+        groups,
+        shift,
+        calibration,
+        fashion,
     )
-}  # fmt: skip
+}
 
 
 def test_every_experiment_has_a_bet_and_an_entry_or_is_said_to_have_no_results_yet() -> None:

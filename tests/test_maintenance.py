@@ -6,16 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_server import FakeServer
-from leases import begin, leased, run_of, train
+from helpers.fake_server import FakeServer
+from helpers.leases import begin, leased, run_of, train
 
-from normstudy import maintenance, registry
 from normstudy.errors import StorageError
-from normstudy.event_log import EventLog, logs
-from normstudy.registry import Lease, Trial
+from normstudy.launch import maintenance, registry
+from normstudy.launch.registry import Trial
 from normstudy.tracking import Tag
+from normstudy.tracking.event_log import EventLog, logs
+from normstudy.tracking.run import Lease
 
-pytest_plugins = ["leases_fixtures"]
+pytest_plugins = ["helpers.leases_fixtures"]
 pytestmark = pytest.mark.usefixtures("clock")
 STUDY, SECRET = "fedcba9876543210", "x/../../../home/precious"
 
@@ -56,8 +57,11 @@ def test_studies_are_sent_before_their_trials_and_what_cannot_be_sent_is_named_a
 ) -> None:
     parent = study(None)
     for number in range(3):
-        train(leased(None, trial=Trial(key=f"{number:016x}", name=f"trial {number}", parent=parent.log.id)), 1,
-              status="FINISHED")  # fmt: skip
+        train(
+            leased(None, trial=Trial(key=f"{number:016x}", name=f"trial {number}", parent=parent.log.id)),
+            1,
+            status="FINISHED",
+        )
     train(parent, status="FINISHED")
     log = logs(f"{1:016x}")[0]
     log.path.write_bytes(log.path.read_bytes()[:-3] + b"xx\n")

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.tables import made
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from test_answers import made
 
-from normstudy import pages, report
+from normstudy import report
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError, one_line
-from normstudy.experiments import Experiment
-from normstudy.summary import plain
-from normstudy.tables import Tables
+from normstudy.experiment import Experiment
+from normstudy.report import pages
+from normstudy.report.tables import Tables
+from normstudy.report.text import plain
 
 PARTS = ("Question", "Bet", "Method", "Reduced", "Command")
 PARTS = ("Question", "Bet", "Method", "Reduced", "Command")

@@ -8,7 +8,8 @@ from torch import nn
 
 from normstudy.data import Split, normalise
 from normstudy.evaluate import evaluate
-from normstudy.measure import (
+from normstudy.model import NORMS, DigitNet, penalised_weights
+from normstudy.robustness import (
     CORRUPTIONS,
     SEVERITIES,
     STRENGTHS,
@@ -22,7 +23,6 @@ from normstudy.measure import (
     shifted,
     zero_share,
 )
-from normstudy.model import NORMS, DigitNet, penalised_weights
 
 BATCH_NORM, IMAGES = "bn", 600  # three batches of re-estimation
 

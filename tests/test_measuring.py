@@ -6,18 +6,20 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import SMALL
+from helpers.project import SMALL
 from safetensors.torch import save_file
 
-from normstudy import launch, measure, measuring
+from normstudy import robustness as measure
 from normstudy.config import TrainConfig
 from normstudy.data import Data
 from normstudy.errors import ConfigError, Interrupted, ReportError
-from normstudy.experiments import Experiment
-from normstudy.measure import zero_share
+from normstudy.experiment import Experiment
+from normstudy.launch import measure as measuring
+from normstudy.launch import study as launch
 from normstudy.model import DigitNet
-from normstudy.reading import TrialRecord
-from normstudy.runs import finished_trials, without_measure
+from normstudy.report.read import TrialRecord
+from normstudy.report.runs import finished_trials, without_measure
+from normstudy.robustness import zero_share
 from normstudy.tracking import Artifact, Measure
 
 CONFIGS = tuple(TrainConfig(**{**SMALL, "epochs": 1}, norm=norm, val_size=64, device="cpu") for norm in ("bn", "gn"))

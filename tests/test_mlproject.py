@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from conftest import PROJECT, clean_environment
+from helpers.project import PROJECT, clean_environment
 from mlflow.entities import Run
 
 from normstudy.cli import build_app

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import PROJECT, SMALL, clean_environment
+from helpers.project import PROJECT, SMALL, clean_environment
 from nbclient import NotebookClient
 
 NOTEBOOK = PROJECT / "notebooks" / "normalization_study.ipynb"

@@ -9,16 +9,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
+from helpers.tables import made, measured, trials
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from test_answers import made, measured, trials
 
-from normstudy import pages, report
+from normstudy import report
 from normstudy.config import L1, TrainConfig
-from normstudy.experiments import load_experiment
-from normstudy.measure import CORRUPTIONS
-from normstudy.tables import Tables
+from normstudy.experiment import load_experiment
+from normstudy.report import pages
+from normstudy.report.tables import Tables
+from normstudy.robustness import CORRUPTIONS
 
 ACCURACIES = {"bn": 0.985, "gn": 0.984, "ln": 0.9835, "in": 0.98, "none": 0.97}
 DIVERGE = ("penalty", "collapse", "batch_size", "learning_rate")
@@ -79,9 +80,10 @@ ROWS: dict[str, Any] = {
     ],
     "reliability": lambda config: [
         {"scaled": scaled, "bin": place, "count": 5_000, "confidence": (place + 0.5) / 15, "accuracy": place / 15}
-        for scaled in (0, 1) for place in (3, 14)
+        for scaled in (0, 1)
+        for place in (3, 14)
     ],
-}  # fmt: skip
+}
 
 
 def sections(page: str) -> str:
@@ -169,16 +171,20 @@ def choice(name: str, losses: dict[str, list[float]], configs: list[TrainConfig]
     by_key = {config.trial_key: next(left[config.norm]) for config in configs}
     size = {"small": 3890, "narrow": 3906, "narrowplain": 3378}
     return made(
-        configs, lambda config: 0.98, val_loss=lambda config: by_key[config.trial_key],
+        configs,
+        lambda config: 0.98,
+        val_loss=lambda config: by_key[config.trial_key],
         parameters=lambda config: size.get(config.network, 7522),
-    )  # fmt: skip
+    )
 
 
 RECIPES = [
     TrainConfig(norm=norm, l1=1e-5 if norm == "bn" and other != {"l1": 1e-6} else 0.0, val_size=500, **other)
-    if "l1" not in other else TrainConfig(norm=norm, val_size=500, **other)
-    for other in ({}, {"lr": 0.5, "rotation": 7.0}, {"l1": 1e-6}) for norm in ("gn", "ln", "bn")
-]  # fmt: skip
+    if "l1" not in other
+    else TrainConfig(norm=norm, val_size=500, **other)
+    for other in ({}, {"lr": 0.5, "rotation": 7.0}, {"l1": 1e-6})
+    for norm in ("gn", "ln", "bn")
+]
 
 
 def test_held_out_choice_is_by_the_mean_of_the_norms_and_lambda_by_bn_alone() -> None:
@@ -204,8 +210,9 @@ def test_held_out_choice_is_by_the_mean_of_the_norms_and_lambda_by_bn_alone() ->
 def test_networks_are_chosen_among_those_of_their_size() -> None:
     configs = [
         TrainConfig(norm=norm, network=network, val_size=500, l1=L1 if norm == "bn" else 0)
-        for network in ("plain", "small", "late", "narrow") for norm in ("gn", "bn")
-    ]  # fmt: skip
+        for network in ("plain", "small", "late", "narrow")
+        for norm in ("gn", "bn")
+    ]
     losses = [0.03, 0.05, 0.02, 0.04]
     assert pages.held_out(choice("networks", {"gn": losses, "bn": losses}, configs))[:2] == [
         "Under 4,000 parameters, lowest held-out loss, mean of GN, BN: network narrow (0.0400 nats), before network "
@@ -220,8 +227,9 @@ def test_small_network_is_trained_with_the_best_recipe_and_its_best_variant() ->
     losses = {"gn": [0.01, 0.03], "ln": [0.08, 0.02], "bn": [0.09, 0.04]}
     configs = [
         TrainConfig(norm=norm, network="small", val_size=500, l1=L1 if norm == "bn" else 0, **recipe)
-        for recipe in ({}, {"rotation": 7.0}) for norm in losses
-    ]  # fmt: skip
+        for recipe in ({}, {"rotation": 7.0})
+        for norm in losses
+    ]
     found = pages.choice(choice("small_recipe", losses, configs))
     assert found[0].startswith("Lowest held-out loss, mean of GN, LN, BN: rotation 7 (0.0300 nats), before")
     assert found[1] == "With it, the lowest held-out loss of a variant: LN (0.0200 nats), before GN (0.0300 nats)."

@@ -1,45 +1,15 @@
 """What the experiments about L1 say, from tables made by hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from test_answers import made, measured, trials
+from helpers.tables import at, made, measured, penalised, trials
 
-from normstudy import penalties
 from normstudy.config import TrainConfig
-from normstudy.tables import Tables
+from normstudy.report import penalties
+from normstudy.report.tables import Tables
 
 LAMBDAS = (0.0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
-
-
-def at(config: TrainConfig) -> tuple[str, float]:
-    return config.norm, config.l1
-
-
-def penalised(
-    cells: Mapping[tuple[str, float], float | None],
-    gains: Mapping[float, float] | None = None,
-    *,
-    only: int | None = None,
-) -> Tables:
-    """0.98 at each lambda and norm but these; None diverges, of all seeds or of the seed `only`. `gains` by lambda:
-    what statistics of the test images add."""
-
-    def accuracy(config: TrainConfig) -> float | None:
-        found = cells.get(at(config), 0.98)
-        return 0.98 if found is None and only not in (None, config.seed) else found
-
-    def kinds(config: TrainConfig) -> list[dict[str, object]]:
-        trained = accuracy(config) or 0.0
-        rows = [("as trained", trained), ("re-estimated", trained + (gains or {}).get(config.l1, 0.0))]
-        return [
-            {"statistics": kind, "corruption": "none", "severity": 0, "accuracy": value, "loss": 0.1}
-            for kind, value in (rows if config.norm == "bn" else rows[:1])
-        ]
-
-    tables = made(trials("penalty"), accuracy)
-    zeros = measured(tables, lambda config: [{"zero_share": 0.25 if config.norm == "bn" else 0.5}])
-    return replace(tables, weights=zeros, statistics=measured(tables, kinds))
 
 
 def test_the_grid_of_lambdas_is_the_one_that_these_tests_speak_of() -> None:
@@ -76,9 +46,13 @@ def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does
 
 def test_collapsed_are_exactly_the_cells_from_72_to_95_percent() -> None:
     cells = {
-        ("bn", 1e-4): 0.95, ("bn", 3e-4): 0.9501, ("bn", 1e-3): 0.72, ("bn", 3e-3): 0.7199, ("gn", 1e-2): 0.8,
+        ("bn", 1e-4): 0.95,
+        ("bn", 3e-4): 0.9501,
+        ("bn", 1e-3): 0.72,
+        ("bn", 3e-3): 0.7199,
+        ("gn", 1e-2): 0.8,
         ("ln", 1e-2): None,
-    }  # fmt: skip
+    }
     assert penalties.penalty(penalised(cells))[2] == (
         "The 72 to 95 % that others report show at: BN at 0.0001 (95.00 %), BN at 0.001 (72.00 %), GN at 0.01 "
         "(80.00 %)."

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from normstudy import plots
+from normstudy import figures as plots
 
 CURVES = {
     "GN": pd.DataFrame({0: [0.95, 0.99, 0.9941]}, index=[1, 2, 3]),
@@ -86,12 +86,6 @@ def test_long_subtitle_stays_on_the_figure() -> None:
     box = figure.axes[0].title.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
-
-
-def test_interactive_page_names_every_group_once() -> None:
-    page = plots.interactive({"GN": SEEDS, "LN": CURVES["LN"]}, {"GN": SEEDS, "LN": CURVES["LN"]}, "the title")
-    assert page.count('"name":"GN"') == page.count('"name":"LN"') == 2  # a line on each of both graphs
-    assert page.count('"fill":"toself"') == 2  # and the bands of the one with several seeds
 
 
 @pytest.mark.parametrize("errors", [0, 3, 10, 59])

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import PROJECT
-from faults_tools import wait_until
+from helpers.faults_tools import wait_until
+from helpers.project import PROJECT
 
-from normstudy.signals import ECHO_SECONDS, SAME_STOP_SECONDS
+from normstudy.launch.signals import ECHO_SECONDS, SAME_STOP_SECONDS
 
 COUNT = 3
 SECONDS = 120  # that a driver may take, on a machine with other work
@@ -27,9 +27,9 @@ import os, sys, time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tqdm import tqdm
-from normstudy import processes
-from normstudy.processes import Processes
-from normstudy.signals import StopSignal, nobody_reads_output
+from normstudy.launch import local as processes
+from normstudy.launch.local import Processes
+from normstudy.launch.signals import StopSignal, nobody_reads_output
 
 folder, behaviour = Path(sys.argv[1]), sys.argv[2]
 
@@ -109,9 +109,13 @@ def driver(
     process = subprocess.Popen(
         [sys.executable, str(file), str(folder), behaviour],
         env={**os.environ, "PYTHONPATH": f"{PROJECT}:{folder}"},
-        stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        start_new_session=True, preexec_fn=before, text=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=before,
+        text=True,
+    )
     try:
         yield process
     finally:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import clean_environment
-from faults_tools import wait_until
-from memory import MemoryTracker
+from helpers.faults_tools import wait_until
+from helpers.memory import MemoryTracker
+from helpers.project import clean_environment
+from helpers.ray_cluster import Cluster, Worker, ray_cluster
 from mlflow.entities import Run
-from ray_cluster import Cluster, Worker, ray_cluster
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError
-from normstudy.ray_engine import RayEngine
+from normstudy.launch.ray import RayEngine
 from normstudy.tracking import Metric, Tag
 from normstudy.train import train
 

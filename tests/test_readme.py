@@ -4,8 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import PROJECT
-from test_architecture import ORDER
+from helpers.project import PROJECT
 
 from normstudy.config import TrainConfig
 from normstudy.model import NORMS, DigitNet, count_parameters
@@ -63,8 +62,3 @@ def test_running_averages_of_the_worked_example() -> None:
 def test_parameters_and_settings_named_in_the_text_are_the_real_ones() -> None:
     assert f"{count_parameters(DigitNet('gn')):,} parameters" in README
     assert all(f"`{name}`" in README for name in TrainConfig.model_fields)
-
-
-def test_tree_lists_the_files_in_the_order_of_their_imports() -> None:
-    listed = re.findall(r"^  (\w+)\.py ", README, re.MULTILINE)
-    assert listed == [name for name in ORDER if not name.startswith("__")]

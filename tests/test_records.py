@@ -5,19 +5,21 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import SMALL
+from helpers.project import SMALL
 from mlflow.entities import Run
 
-from normstudy import worker
 from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, Interrupted, StudyError
-from normstudy.event_log import logs
-from normstudy.experiments import Experiment
-from normstudy.launch import dry_run, open_registry, single, study
-from normstudy.maintenance import sync
-from normstudy.registry import Lease, Registry, State
-from normstudy.runs import finished_trials
-from normstudy.tracking import Metric, Tag, connect
+from normstudy.experiment import Experiment
+from normstudy.launch import worker
+from normstudy.launch.maintenance import sync
+from normstudy.launch.registry import Registry, State
+from normstudy.launch.study import dry_run, open_registry, single, study
+from normstudy.report.runs import finished_trials
+from normstudy.tracking import Metric, Tag
+from normstudy.tracking.event_log import logs
+from normstudy.tracking.run import Lease
+from normstudy.tracking.store import connect
 
 CONFIG = TrainConfig(norm="bn", device="cpu", **SMALL)
 PAIR = Experiment(name="pair", question="?", configs=(CONFIG, CONFIG.model_copy(update={"seed": 1})))

@@ -6,16 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_server import FakeServer, away
-from leases import KEY, TRIAL, begin, leased, living, run_of, train
+from helpers.fake_server import FakeServer, away
+from helpers.leases import KEY, TRIAL, begin, leased, living, run_of, train
 
-from normstudy import maintenance, registry
 from normstudy.errors import ServerAway
-from normstudy.event_log import Event, TrialLock, logs
-from normstudy.registry import Lease, Outcome, Registry, State
+from normstudy.launch import maintenance, registry
+from normstudy.launch.registry import Outcome, Registry, State
 from normstudy.tracking import Tag
+from normstudy.tracking.event_log import Event, TrialLock, logs
+from normstudy.tracking.run import Lease
 
-pytest_plugins = ["leases_fixtures"]
+pytest_plugins = ["helpers.leases_fixtures"]
 pytestmark = pytest.mark.usefixtures("clock")
 SECRET = "x/../../../home/precious"
 
@@ -94,8 +95,9 @@ def test_a_silent_process_elsewhere_is_watched_and_then_taken_over_by_a_new_run(
     assert clock.now >= registry.STALE_SECONDS
     assert run_of(new) != run_of(old)
     assert (server.stored[run_of(old)].status, server.stored[run_of(old)].tags[Tag.SUPERSEDED_BY]) == (
-        "KILLED", run_of(new),
-    )  # fmt: skip
+        "KILLED",
+        run_of(new),
+    )
     train(new, 1, 2, status="FINISHED")
     on("a")
     with pytest.raises(Exception, match="was taken over by run"):

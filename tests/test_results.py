@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 from PIL import Image
 
-from normstudy.experiments import load_experiment
+from normstudy.experiment import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
-from normstudy.pages import PAGES, RECIPE, tried
 from normstudy.report import END, START, exported_in, render_all, report_from
-from normstudy.tables import Tables
+from normstudy.report.pages import PAGES, RECIPE, tried
+from normstudy.report.tables import Tables
 
 RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"
 NAMES = [folder.name for folder in exported_in(RESULTS)]

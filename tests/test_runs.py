@@ -7,19 +7,19 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from conftest import SMALL
-from test_report import EXPERIMENT, study_run
+from helpers.project import SMALL
+from helpers.studied import EXPERIMENT, study_run
 
 from benchmarks.fake_runs import log_fake_runs
-from normstudy.collect import tables_of
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.experiments import Experiment
-from normstudy.measuring import log
+from normstudy.experiment import Experiment
+from normstudy.launch.measure import log
 from normstudy.report import report
-from normstudy.runs import finished_trials, planned_in, without_measure
+from normstudy.report.collect import tables_of
+from normstudy.report.runs import finished_trials, planned_in, without_measure
+from normstudy.report.validation import COLUMNS
 from normstudy.tracking import Artifact, Measure, Metric, Tag
-from normstudy.untrusted import COLUMNS
 
 
 def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:

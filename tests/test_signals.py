@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from normstudy import signals
-from normstudy.signals import ECHO_SECONDS, SAME_STOP_SECONDS, STOPS, StopSignal, held_back
+from normstudy.launch import signals
+from normstudy.launch.signals import ECHO_SECONDS, SAME_STOP_SECONDS, STOPS, StopSignal, held_back
 
 
 class EndedAtOnce(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mkdocs.commands import build
@@ -121,8 +121,13 @@ def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
         "[h](#nowhere) [i](other.md#nowhere) [j][k] [l](../outside.md)\n\n[k]: gone/\n"
     )
     assert broken(page, tmp_path) == [
-        "gone.md", "gone.png", "#nowhere", "other.md#nowhere", "gone/", "../outside.md",
-    ]  # fmt: skip
+        "gone.md",
+        "gone.png",
+        "#nowhere",
+        "other.md#nowhere",
+        "gone/",
+        "../outside.md",
+    ]
 
 
 def test_every_page_of_the_nav_is_there_or_made_by_a_report(nav: list[str]) -> None:

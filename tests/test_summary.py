@@ -10,17 +10,17 @@ import pandas as pd
 import pytest
 
 from benchmarks.fake_runs import log_fake_runs
-from normstudy import reading, runs
-from normstudy.collect import tables_of
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
-from normstudy.graphs import curves, grid_of, subtitle
-from normstudy.report import render
-from normstudy.runs import finished_trials
+from normstudy.report import read as reading
+from normstudy.report import render, runs
+from normstudy.report.collect import tables_of
+from normstudy.report.graphs import curves, grid_of, subtitle
+from normstudy.report.runs import finished_trials
+from normstudy.report.tables import Tables
+from normstudy.report.text import comparisons, findings, spans, summary
+from normstudy.report.text import tests_of_images as p_values  # whose name pytest would take for a test
 from normstudy.stats import Verdict, bootstrap_interval
-from normstudy.summary import comparisons, findings, spans, summary
-from normstudy.summary import tests_of_images as p_values  # whose name pytest would take for a test
-from normstudy.tables import Tables
 from normstudy.tracking import Metric, Tag
 
 VARIANTS = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
@@ -38,9 +38,18 @@ def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) ->
         for seed, count in zip(seeds or itertools.count(), counts, strict=False)
     ]
     results = pd.DataFrame(trials).assign(
-        variant="GN", epochs=1, parameters=7522, test_loss=0.01, train_accuracy=0.99, seconds_per_epoch=1.0,
-        side_by_side=3, stack=1, cores=2, diverged_at=np.nan, test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
-    )  # fmt: skip
+        variant="GN",
+        epochs=1,
+        parameters=7522,
+        test_loss=0.01,
+        train_accuracy=0.99,
+        seconds_per_epoch=1.0,
+        side_by_side=3,
+        stack=1,
+        cores=2,
+        diverged_at=np.nan,
+        test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
+    )
     epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
     wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
     return Tables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong))

@@ -5,18 +5,20 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
-from test_answers import made
-from test_penalties import penalised
+from helpers.tables import made, penalised
 
-from normstudy import penalties, sweeps
 from normstudy.config import TrainConfig
-from normstudy.tables import Tables
+from normstudy.report import penalties, sweeps
+from normstudy.report.tables import Tables
 
 RATES = (0.01, 0.02, 0.04)
 CELLS = [
     TrainConfig(norm=norm, batch_size=size, lr=lr, seed=seed, epochs=2, train_size=1_000, val_size=100)
-    for size in (2, 64, 256) for norm in ("bn", "gn") for lr in RATES for seed in (0, 1)
-]  # fmt: skip
+    for size in (2, 64, 256)
+    for norm in ("bn", "gn")
+    for lr in RATES
+    for seed in (0, 1)
+]
 
 
 def tuned_from(losses: Mapping[tuple[str, int, float], tuple[float | None, float | None]]) -> Tables:
@@ -82,8 +84,13 @@ def test_a_chosen_rate_with_a_neighbour_on_either_side_is_at_no_end() -> None:
 
 
 HISTORIES: dict[float, list[float]] = {
-    0.003: [0.5, 0.979], 0.01: [0.9, 0.98], 0.03: [0.991, 0.992], 0.1: [0.98, 0.99], 0.3: [0.9, 0.97], 1.0: [0.5],
-}  # fmt: skip
+    0.003: [0.5, 0.979],
+    0.01: [0.9, 0.98],
+    0.03: [0.991, 0.992],
+    0.1: [0.98, 0.99],
+    0.3: [0.9, 0.97],
+    1.0: [0.5],
+}
 
 
 def swept(histories: Mapping[float, list[float]], diverged: tuple[float, ...] = ()) -> Tables:
@@ -124,16 +131,23 @@ def test_a_norm_trains_in_a_range_of_rates() -> None:
     ("histories", "diverged", "said"),
     [
         (
-            {0.01: [0.98], 0.03: [0.97], 0.1: [0.989]}, (),
+            {0.01: [0.98], 0.03: [0.97], 0.1: [0.989]},
+            (),
             "at 0.01 alone and at 0.1 alone, best at 0.1 (98.90 %); 99 % not reached",
         ),
-        ({0.01: [0.5, 0.96], 0.03: [0.5], 0.1: [0.1]}, (0.03, 0.1),
-         "nowhere, best at 0.01 (96.00 %); diverged at 0.03, 0.1"),
+        (
+            {0.01: [0.5, 0.96], 0.03: [0.5], 0.1: [0.1]},
+            (0.03, 0.1),
+            "nowhere, best at 0.01 (96.00 %); diverged at 0.03, 0.1",
+        ),
         ({0.01: [0.5], 0.03: [0.5]}, (0.01, 0.03), "nowhere; diverged at 0.01, 0.03"),
-        ({0.01: [0.985], 0.03: [0.995]}, (0.03,), "at 0.01 alone, best at 0.01 (98.50 %); 99 % not reached; "
-                                                  "diverged at 0.03"),
+        (
+            {0.01: [0.985], 0.03: [0.995]},
+            (0.03,),
+            "at 0.01 alone, best at 0.01 (98.50 %); 99 % not reached; diverged at 0.03",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_norm_that_trains_nowhere_or_with_gaps_or_diverges_is_told_so(
     histories: dict[float, list[float]], diverged: tuple[float, ...], said: str
 ) -> None:

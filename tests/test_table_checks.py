@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from helpers.project import PROJECT
 
 from normstudy.errors import ReportError
 from normstudy.report import report_from
-from normstudy.tables import Tables
+from normstudy.report.tables import Tables
 
 RESULTS = PROJECT / "results"
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -119,9 +119,16 @@ def test_words_of_an_experiment_that_are_none_are_refused(content: bytes, said: 
 
 @pytest.mark.parametrize(
     "file",
-    ["penalty/weights", "penalty/statistics", "collapse/statistics", "shift/shift", "calibration/calibration",
-     "calibration/reliability", "assignment/images"],
-)  # fmt: skip
+    [
+        "penalty/weights",
+        "penalty/statistics",
+        "collapse/statistics",
+        "shift/shift",
+        "calibration/calibration",
+        "calibration/reliability",
+        "assignment/images",
+    ],
+)
 def test_a_table_that_the_page_shows_is_missed(file: str, tmp_path: Path) -> None:
     name, table = file.split("/")
     shutil.copytree(RESULTS / name, tmp_path / "kept" / name)

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import mlflow
 import pandas as pd
 import pytest
-from conftest import clean_environment, only_line, run_cli, using
-from servers import PostgreSQL, TeamServer, postgresql, team_server
+from helpers.project import clean_environment, only_line, run_cli, using
+from helpers.servers import PostgreSQL, TeamServer, postgresql, team_server
 
 from normstudy.tracking import Artifact, Metric
 

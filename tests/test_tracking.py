@@ -9,7 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, clean_environment
+from helpers.project import SMALL, clean_environment
 from mlflow.entities import Run
 from PIL import Image
 from safetensors.torch import load_file
@@ -18,7 +18,7 @@ from normstudy.config import L1, TrainConfig
 from normstudy.data import load_images, normalise
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
-from normstudy.launch import single
+from normstudy.launch.study import single
 from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.train import build_model
 

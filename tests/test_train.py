@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from memory import MemoryRun, MemoryTracker
+from helpers.memory import MemoryRun, MemoryTracker
 from torch.nn import functional
 
 from normstudy.config import TrainConfig

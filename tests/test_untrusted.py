@@ -1,29 +1,16 @@
 """What comes from a server is refused unless it is what a trial or a measure logs."""
 
-import io
 import json
 import zlib
 from typing import Any
 
 import pytest
-from PIL import Image, PngImagePlugin
+from helpers.artifacts import ROW, picture, table
+from PIL import PngImagePlugin
 
-from normstudy import measure as shifts
+from normstudy import robustness as shifts
+from normstudy.report.validation import CORRUPTIONS, MEASURES, logged_image, logged_measure, logged_table
 from normstudy.tracking import Measure
-from normstudy.untrusted import COLUMNS, CORRUPTIONS, MEASURES, logged_image, logged_measure, logged_table
-
-ROW = [17, 3, 5, 0.9, 0.05, 3.0]  # of the table of misclassified images
-
-
-def table(*rows: list[Any]) -> bytes:
-    return json.dumps({"columns": [*COLUMNS], "data": rows}).encode()
-
-
-def picture(mode: str = "L", size: tuple[int, int] = (28, 28), form: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size).save(file, form, **options)
-    return file.getvalue()
-
 
 NO_INDEX = ["../../evil", 10_000, -1, 2**70, 17.0, None]
 

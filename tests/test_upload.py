@@ -7,13 +7,13 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from fake_server import FakeServer
+from helpers.fake_server import FakeServer
 
-from normstudy.client import is_refusal
 from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded
-from normstudy.event_log import Begin, Event, EventLog
 from normstudy.tracking import Tag
-from normstudy.upload import Upload, deliver
+from normstudy.tracking.client import is_refusal
+from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.upload import Upload, deliver
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
@@ -63,8 +63,11 @@ def test_a_run_gets_all_that_its_log_has_and_is_then_finished(server: FakeServer
     [(run_id, run)] = server.stored.items()
     assert epochs(server, run_id) == [1, 2, 3]
     assert (run.status, run.tags["note"], run.params, run.datasets) == (
-        "FINISHED", "finished", {"epochs": "3"}, [{"name": "MNIST"}],
-    )  # fmt: skip
+        "FINISHED",
+        "finished",
+        {"epochs": "3"},
+        [{"name": "MNIST"}],
+    )
     assert run.files == {"misclassified/table.json": b"{}"}
     assert upload.done
 

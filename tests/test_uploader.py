@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_server import FakeServer, away
+from helpers.fake_server import FakeServer, away
 
-from normstudy import upload, uploader
 from normstudy.errors import Refused, ResultWaits
-from normstudy.event_log import Begin, Event, EventLog
-from normstudy.tracking import Tag
-from normstudy.upload import Upload, deliver
-from normstudy.uploader import Uploader
+from normstudy.tracking import Tag, upload, uploader
+from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.upload import Upload, deliver
+from normstudy.tracking.uploader import Uploader
 
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
 

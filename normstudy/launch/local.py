@@ -1,0 +1,132 @@
+"""Processes for trials, forked from one server that has imported what they need."""
+
+import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from threading import Lock, Timer
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from normstudy.launch.signals import held_back
+
+STOP_SECONDS = 60.0  # that a process may take to end its runs: a batch, an evaluation, files, a slow server
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def preload() -> None:
+    """Start the server, beside this process: its imports, 4 s of CPU, are made once for all trials, while this process
+    makes its own. It runs nothing but imports, so no thread or device is open when it forks."""
+    CONTEXT.set_forkserver_preload(["normstudy.launch.worker", "mlflow.pytorch", "torchvision.datasets"])
+    with one_thread():
+        start_server()
+
+
+def start_server() -> None:
+    """Start the server where it doesn't run. A stop that is sent to the whole process group must not reach it, or the
+    driver could neither begin a process nor learn of the end of one; and a process that it forks begins with the same
+    signals held back, so that none kills it before its `StopSignal` is there."""
+    # one by one: the start of the tracker, which the server needs, lets signals through when it is done
+    for start in (resource_tracker.ensure_running, forkserver.ensure_running):
+        with held_back():
+            start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Math libraries read these at their import; a trial sets the number of its own threads."""
+    before = dict(os.environ)
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Processes:
+    """The running processes; what they print is passed on line by line, with a prefix."""
+
+    def __init__(self, bar: "tqdm[Any]") -> None:
+        self.bar = bar
+        self.lock = Lock()  # of what follows
+        self.alive: set[ForkServerProcess] = set()
+        self.told: set[ForkServerProcess] = set()
+        self.stopped = False
+        self.printing = Lock()  # one of its own: a stop must not wait for a terminal
+
+    def run(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
+        """Call `target` in a process of its own and wait for its end, unless a stop came first. It makes a
+        `StopSignal` before anything else: until then the signals that ask to stop are held back."""
+        reader, writer = CONTEXT.Pipe(duplex=False)
+        with self.lock:
+            if self.stopped:
+                return
+            start_server()
+            process = CONTEXT.Process(target=_call, args=(writer, target, arguments), name=name)
+            process.start()
+            self.alive.add(process)
+        writer.close()
+        with os.fdopen(os.dup(reader.fileno()), errors="replace") as lines:
+            for line in lines:
+                self._print(f"{name:8s} {line.rstrip()}", sys.stdout, epochs=line.startswith("epoch "))
+        process.join()
+        with self.lock:
+            self.alive.discard(process)
+
+    def stop(self) -> None:
+        """Start no more, and ask every process to end its runs: once, however often this is called. One that still
+        lives after `STOP_SECONDS` is killed, so that it can't keep the study for ever."""
+        with self.lock:
+            if not self.stopped:
+                patience = Timer(STOP_SECONDS, self._kill)
+                patience.daemon = True  # it keeps nobody once all have ended
+                patience.start()
+            self.stopped = True
+            for process in self.alive - self.told:
+                process.terminate()
+                self.told.add(process)
+
+    def _kill(self) -> None:
+        with self.lock:
+            late = list(self.alive)
+            for process in late:
+                process.kill()
+        for process in late:
+            self._print(f"normstudy: {process.name} killed: it did not stop within {STOP_SECONDS:.0f} s", sys.stderr)
+
+    def _print(self, line: str, file: IO[str], *, epochs: int = 0) -> None:
+        with self.printing, suppress(OSError):  # the terminal may be closed; the pipe is read on, or trials would wait
+            self.bar.write(line, file=file)
+            self.bar.update(epochs)
+
+
+class TrialOutput(io.FileIO):
+    """Standard output of a process. Its driver may be killed at any moment: that nobody reads a line any more is no
+    failure of the trial, which stops at its next batch."""
+
+    def write(self, data: Any, /) -> int:
+        """All is written, or nobody is there to read it."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _call(writer: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    for standard in (1, 2):
+        os.dup2(writer.fileno(), standard)
+    writer.close()
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(TrialOutput(standard, "w", closefd=False)), errors="replace", line_buffering=True
+        )
+        for standard in (1, 2)
+    )
+    target(*arguments)

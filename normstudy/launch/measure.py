@@ -1,0 +1,141 @@
+"""Measures networks that have been trained: their weights from the tracking server, a table back to each one's run."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from tqdm import tqdm
+
+from normstudy.config import TrainConfig
+from normstudy.data import Data, load_data
+from normstudy.errors import ConfigError, Interrupted
+from normstudy.evaluate import evaluate
+from normstudy.experiment import Experiment
+from normstudy.model import DigitNet
+from normstudy.provenance import require_archives, usable_cores
+from normstudy.report.read import read_artifact_of
+from normstudy.report.runs import without_measure
+from normstudy.robustness import calibration, shift_table, shifted, zero_share
+from normstudy.step import MEMORY_FORMAT
+from normstudy.tracking import Artifact, Measure
+from normstudy.tracking.run import write_json
+from normstudy.tracking.store import log_to_run
+from normstudy.train import build_model
+
+Measured = dict[Measure, pd.DataFrame]
+Way = Callable[[DigitNet], Measured]
+Stop = Callable[[], int | None]
+
+
+def measure(experiment: Experiment, stop_signal: Stop) -> int:
+    """Measure the finished runs of an experiment for what its `MEASURES` name; how many runs got a table.
+
+    A run that has its tables is left alone, so an interrupted command goes on where it was.
+
+    Raises `ConfigError` for an experiment that names none, `ReportError` for a trial that hasn't finished,
+    `Interrupted` after a stop signal.
+    """
+    if not experiment.measures:
+        raise ConfigError(f"experiment={experiment.name}: names no MEASURES; choose from {', '.join(WAYS)}")
+    if unknown := [name for name in experiment.measures if name not in WAYS]:
+        what = f"experiment={experiment.name}: MEASURES has {unknown[0]!r}"
+        raise ConfigError(f"{what}; choose from {', '.join(WAYS)}")
+    for config in experiment.configs:
+        require_archives(config.dataset)
+    torch.set_num_threads(1)
+    done = 0
+    for name in map(Measure, experiment.measures):
+        runs = without_measure(experiment.configs, name, may_diverge=experiment.may_diverge)
+        by_data: dict[tuple[str, int], list[tuple[TrainConfig, str]]] = {}
+        for config, run_id in runs:
+            by_data.setdefault((config.dataset, config.val_size), []).append((config, run_id))
+        with tqdm(total=len(runs), desc=name, unit="run", disable=None) as bar:
+            for same_data in by_data.values():
+                way = WAYS[name](load_data(same_data[0][0], torch.device("cpu")))
+                for _ in measured(same_data, way, stop_signal):
+                    bar.update()
+        done += len(runs)
+    return done
+
+
+def measured(runs: Sequence[tuple[TrainConfig, str]], way: Way, stop_signal: Stop) -> Iterator[None]:
+    """Measure and log each run, as many at once as there are cores: torch's work frees Python's lock."""
+
+    def one(config: TrainConfig, run_id: str) -> None:
+        if signal_number := stop_signal():
+            raise Interrupted(signal_number)
+        log(run_id, way(trained(config, run_id)))
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for future in [pool.submit(one, *trial) for trial in runs]:
+            yield future.result()
+
+
+def trained(config: TrainConfig, run_id: str) -> DigitNet:
+    """The network of a finished run. Raises `ReportError` for weights that aren't this network's."""
+
+    def network(content: bytes) -> DigitNet:
+        model = build_model(config)
+        try:
+            model.load_state_dict(load(content))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError("it doesn't hold the weights of this network") from error
+        return model.to(memory_format=MEMORY_FORMAT)
+
+    return read_artifact_of(run_id, Artifact.WEIGHTS, network)
+
+
+def log(run_id: str, tables: Measured) -> None:
+    """Add tables to a run that has ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, table in tables.items():
+            file = Path(folder) / Path(name.path).name
+            write_json(file, table.to_dict(orient="split", index=False))
+            log_to_run(run_id, file, folder=str(Path(name.path).parent))
+
+
+def weights(data: Data) -> Way:
+    """How many weights are at zero."""
+    return lambda model: {Measure.WEIGHTS: pd.DataFrame({"zero_share": [zero_share(model)]})}
+
+
+def statistics(data: Data) -> Way:
+    """BatchNorm's running averages against statistics of the test images themselves, on unchanged test images."""
+    return lambda model: {Measure.STATISTICS: shift_table(model, [("none", 0, data.test)])}
+
+
+def shift(data: Data) -> Way:
+    """Every fourth test image under every corruption: a network takes 36 evaluations, with BatchNorm 72."""
+    shifts = shifted(data.test.take(torch.arange(0, len(data.test), 4)))
+    return lambda model: {Measure.SHIFT: shift_table(model, shifts)}
+
+
+def calibrated(data: Data) -> Way:
+    """How sure the network is and how right, before and after a temperature fitted on the images held out."""
+    if data.val is None:
+        raise ConfigError("calibration: needs val_size above 0, images held out that the temperature is fitted on")
+    return partial(_calibrated, data)
+
+
+def _calibrated(data: Data, model: DigitNet) -> Measured:
+    assert data.val is not None
+    val, test = (evaluate(model, split, MEMORY_FORMAT).logits for split in (data.val, data.test))
+    found = calibration(val, data.val.labels, test, data.test.labels)
+    numbers = {name: [value] for name, value in vars(found).items() if name != "reliability"}
+    bins = found.reliability.assign(scaled=found.reliability["scaled"].astype(int))
+    # the table that tells `without_measure` that a run is done comes last: a stop between the two leaves none behind
+    return {Measure.RELIABILITY: bins, Measure.CALIBRATION: pd.DataFrame(numbers)}
+
+
+WAYS: dict[Measure, Callable[[Data], Way]] = {
+    Measure.WEIGHTS: weights,
+    Measure.STATISTICS: statistics,
+    Measure.SHIFT: shift,
+    Measure.CALIBRATION: calibrated,
+}

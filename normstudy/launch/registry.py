@@ -1,0 +1,321 @@
+"""Which trials are left to train, and leave to train one: asked of the server, or, without one, of this machine."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line, say
+from normstudy.tracking import Tag
+from normstudy.tracking.client import Server, StoredRun, is_result
+from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs, machine
+from normstudy.tracking.run import Lease
+from normstudy.tracking.store import where
+from normstudy.tracking.upload import Upload, canonical, deliver
+
+PATIENCE_SECONDS = 60.0  # that a trial waits to begin while the server is away
+STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no process: it is sent every 10 s
+WATCH_SECONDS = 2.0  # between two looks at a heartbeat
+PREDECESSOR_SECONDS = 5.0  # that a killed process of the same trial may take to be gone
+GONE = "its process ended without a word"
+Answer = TypeVar("Answer")
+
+
+class State(StrEnum):
+    """Of a trial, as people read it."""
+
+    NEW = "new"
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    RUNNING = "running elsewhere"
+    UNFINISHED = "unfinished"
+    UNSENT = "not on the server"
+
+
+Outcome = tuple[State, str]  # and the run or record that it is read from, with the reason where it failed
+LEFT = (State.NEW, State.UNFINISHED, State.UNSENT)  # there is something to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is to begin: a trial, or a study, which is a run, too."""
+
+    key: str
+    name: str
+    key_tag: Tag = Tag.TRIAL_KEY
+    parent: str | None = None  # id of the record of its study
+    seeds: tuple[int, ...] = ()  # that train together, from the checkpoints of this name
+    checkpoints: str = ""
+
+
+@dataclass(kw_only=True)
+class Registry:
+    """Who decides, as the only one, what a process of normstudy trains: by the runs of one experiment and the records
+    of this machine, or, without a server, by the latter alone."""
+
+    server: Server | None
+    experiment: str  # name
+    waiting: str | None = None  # a run that `mlflow run` has made for this process
+    stale: dict[str, str] = field(default_factory=dict)  # run id to the heartbeat that was watched in vain
+
+    @property
+    def store(self) -> str | None:
+        """What records call the server."""
+        return where() if self.server else None
+
+    def runs(self, key_tag: Tag, key: str | None) -> list[StoredRun]:
+        """Those of a trial or study, or of all (None), newest first."""
+        return self.server.runs(self.server.experiment(self.experiment), key_tag, key) if self.server else []
+
+    def states(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """The state of each trial. Takes `STALE_SECONDS` where the heartbeat of another machine must be watched."""
+        only = keys[0] if len(keys) == 1 else None
+        by_key: dict[str, list[StoredRun]] = {key: [] for key in keys}
+        for run in self.runs(Tag.TRIAL_KEY, only):
+            by_key.get(run.tags.get(Tag.TRIAL_KEY, ""), []).append(run)
+        found = {key: canonical(runs) for key, runs in by_key.items()}
+        self.watch(run for run in found.values() if run)
+        own = usable_logs(logs(only), self.store)
+        return {key: self._outcome(key, run, own.get(key, [])) for key, run in found.items()}
+
+    def _outcome(self, key: str, run: StoredRun | None, own: Sequence[EventLog]) -> Outcome:
+        if run and is_result(run):
+            return result_of(run), describe(run)
+        if TrialLock(key).is_held() or (run and self.is_living(run)):
+            return State.RUNNING, describe(run)
+        if done := [log for log in own if log.has_result]:
+            log = next((log for log in done if is_complete(log)), done[-1])
+            state = State.FINISHED if is_complete(log) else State.DIVERGED
+            return (State.UNSENT if self.server else state), described_by(log)
+        if own and not run:
+            return State.UNFINISHED, described_by(own[-1])
+        return (State.UNFINISHED if run else State.NEW), describe(run)
+
+    def is_living(self, run: StoredRun) -> bool:
+        """Whether another machine works for it, as far as `watch` has found."""
+        watched_in_vain = self.stale.get(run.run_id) == run.tags.get(Tag.HEARTBEAT, "")
+        return run.status == "RUNNING" and not is_own(run) and not watched_in_vain
+
+    def watch(self, runs: Iterable[StoredRun]) -> None:
+        """Learn which runs of other machines are dead: their heartbeat stays the same while it is watched. No two
+        machines' clocks are compared."""
+        doubtful = {run.run_id: run.tags.get(Tag.HEARTBEAT, "") for run in runs if self.is_living(run)}
+        deadline = time.monotonic() + STALE_SECONDS
+        while doubtful and self.server and time.monotonic() < deadline:
+            time.sleep(WATCH_SECONDS)
+            for run_id, heartbeat in list(doubtful.items()):
+                run = self.server.get(run_id)
+                if run is None or run.status != "RUNNING" or run.tags.get(Tag.HEARTBEAT, "") != heartbeat:
+                    del doubtful[run_id]
+        self.stale |= doubtful
+
+    def begin(self, trial: Trial, *, force: bool = False) -> Lease | Outcome:
+        """Leave to train it, or why not. With `force` what has a result is trained again, as a new run."""
+        lock = TrialLock(trial.key)
+        if not lock.take(PREDECESSOR_SECONDS if trial.key_tag == Tag.TRIAL_KEY else 0.0):
+            return self._elsewhere(trial)
+        begun: Lease | Outcome | None = None
+        try:
+            begun = patiently(lambda: self._begin(trial, lock, force=force))
+        finally:
+            if not isinstance(begun, Lease):
+                lock.release()
+        return begun
+
+    def _begin(self, trial: Trial, lock: TrialLock, *, force: bool) -> Lease | Outcome:
+        runs = self.runs(trial.key_tag, trial.key)
+        own = usable_logs(logs(trial.key), self.store, runs).get(trial.key, [])
+        if trial.key_tag == Tag.STUDY_KEY:  # one that has ended is left as it is, one of another machine too
+            runs = [run for run in runs if is_own(run) and not is_result(run)]
+            own = [log for log in own if not log.has_result]
+        current, results = canonical(runs), [run for run in runs if is_result(run)]
+        if current and is_result(current) and not force:
+            return self._not_ours(trial, result_of(current), current)
+        lost = {run.tags.get(Tag.RECORD) for run in runs if Tag.SUPERSEDED_BY in run.tags}
+        own = [log for log in own if log.id not in lost and (log.begin.replaces or not (force and results))]
+        if force and self.server is None:  # only what an earlier `--force` has begun
+            own = own[max((place for place, log in enumerate(own, 1) if log.has_result), default=0) :]
+        for done in [log for log in own if log.has_result]:
+            if outcome := self._bring(trial, done):
+                return outcome
+        rivals = [run for run in runs if not is_result(run) and Tag.SUPERSEDED_BY not in run.tags]
+        self.watch(rivals)
+        if living := [run for run in rivals if self.is_living(run)]:
+            return self._not_ours(trial, State.RUNNING, living[0])
+        unfinished = sorted((log for log in own if not log.has_result), key=lambda log: log.is_of_this_machine)
+        log: EventLog | None = unfinished[-1] if unfinished else None
+        if log is None or not log.is_of_this_machine:
+            log = self._new_log(trial, log, results)
+        return self._lease(trial, log, lock, rivals) if self.server else Lease(log=log, lock=lock, upload=None)
+
+    def _new_log(self, trial: Trial, old: EventLog | None, replaced: Sequence[StoredRun] = ()) -> EventLog:
+        """For a new run. An `old` log, of another machine or of a lost run, lends its epochs and checkpoints."""
+        begin = Begin(
+            name=trial.name,
+            key_tag=trial.key_tag,
+            experiment=self.experiment,
+            store=self.store,
+            parent=trial.parent,
+            replaces=tuple(run.run_id for run in replaced),
+            seeds=trial.seeds,
+            checkpoints=trial.checkpoints,
+        )
+        return old.fork(begin) if old and not old.has_result else EventLog.create(trial.key, begin)
+
+    def _bring(self, trial: Trial, log: EventLog) -> Outcome | None:
+        """The outcome of a record that has a result, once the server, if there is one, has all of it."""
+        state = State.FINISHED if is_complete(log) else State.DIVERGED
+        if self.server is None:
+            return state, described_by(log)
+        try:
+            upload = deliver(log, self.server, "KILLED", GONE)
+        except Superseded as error:
+            say(f"{error}; {log.folder} is of no use any more")
+            return None
+        return self._not_ours(trial, state, upload.run) if upload.done else None
+
+    def _lease(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
+        assert self.server
+        upload = Upload(log, self.server)
+        upload.trains = True
+        try:
+            upload.attach(self.waiting)
+            if upload.is_ahead():  # epochs trained anew can't be told from the ones that are there
+                return self._lease_anew(trial, log, lock, rivals)
+            for run in rivals:  # which are dead
+                if run.run_id != upload.run_id:
+                    upload.retire(run, upload.run_id, f"taken over by run {upload.run_id} on {upload.begin.host}")
+            upload.require_lease()
+        except RunDeleted:
+            return self._lease_anew(trial, log, lock, rivals)
+        except Superseded:  # another machine began it at the same moment
+            if upload.run and not log.epochs:
+                self._withdraw(upload)
+            return self._elsewhere(trial)
+        if upload.run_id == self.waiting:
+            self.waiting = None
+        self._not_ours(trial, State.UNFINISHED, upload.run)
+        return Lease(log=log, lock=lock, upload=upload)
+
+    def _lease_anew(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
+        """For a new run, which goes on with what the log has."""
+        new = self._new_log(trial, log)
+        log.remove()
+        return self._lease(trial, new, lock, rivals)
+
+    def _withdraw(self, upload: Upload) -> None:
+        """Leave nothing of a run that was not needed."""
+        assert self.server
+        if upload.run_id == self.waiting:
+            self.server.drop_tags(upload.run_id, [upload.begin.key_tag, Tag.RECORD, Tag.MACHINE, Tag.SUPERSEDED_BY])
+        else:
+            self.server.delete(upload.run_id)
+        upload.log.remove()
+
+    def _elsewhere(self, trial: Trial) -> Outcome:
+        run = canonical(self.runs(trial.key_tag, trial.key))
+        return self._not_ours(trial, result_of(run) if run and is_result(run) else State.RUNNING, run)
+
+    def _not_ours(self, trial: Trial, state: State, run: StoredRun | None) -> Outcome:
+        """Say in the run that `mlflow run` made for this process, if it isn't used, which run has the trial."""
+        if self.waiting and self.server and run:
+            note = f"Nothing was logged here: {trial.name} is run `{run.run_id}`."
+            self.server.log(self.waiting, tags={Tag.NAME: f"launch of {trial.name}", Tag.NOTE: note})
+            self.waiting = None
+        return state, describe(run)
+
+    def conclude(self, key: str, launcher: str, *, force: bool = False) -> Outcome:
+        """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open. With
+        `force` the state of its newest run, whatever earlier ones have come to."""
+        lock = TrialLock(key)
+        if lock.take():
+            try:
+                patiently(lambda: self._conclude(key, launcher))
+            finally:
+                lock.release()
+        if not force:
+            return self.states([key])[key]
+        newest = self.runs(Tag.TRIAL_KEY, key)[:1]
+        own = usable_logs(logs(key), self.store, newest).get(key, [])
+        return self._outcome(key, next(iter(newest), None), own[-1:])
+
+    def _conclude(self, key: str, launcher: str) -> None:
+        if self.server is None:
+            for log in usable_logs(logs(key), None).get(key, [])[-1:]:
+                if log.end is None and log.is_of_this_machine:
+                    log.append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
+            return
+        for run in self.runs(Tag.TRIAL_KEY, key):
+            if run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
+                end_for_another(run, self.server, "KILLED", GONE)
+
+
+def usable_logs(
+    found: Iterable[EventLog], store: str | None, runs: Sequence[StoredRun] = ()
+) -> dict[str, list[EventLog]]:
+    """The whole logs for this store, or of these runs, by their trial, oldest first; a damaged one is named."""
+    usable: dict[str, list[EventLog]] = {}
+    records = {run.tags.get(Tag.RECORD) for run in runs}  # a server may be called localhost and 127.0.0.1
+    for log in found:
+        try:
+            log.events()
+            if log.begin.store in (None, store) or log.id in records:
+                usable.setdefault(log.key, []).append(log)
+        except StorageError as error:
+            say(f"{error}: it is not used")
+    return usable
+
+
+def is_complete(log: EventLog) -> bool:
+    """Whether its run has finished."""
+    return log.end is not None and log.end.status == "FINISHED"
+
+
+def result_of(run: StoredRun) -> State:
+    """The state of a trial whose run has a result."""
+    return State.FINISHED if run.status == "FINISHED" else State.DIVERGED
+
+
+def is_own(run: StoredRun) -> bool:
+    """Whether it trains, or trained, on this machine."""
+    return run.tags.get(Tag.MACHINE) == machine()
+
+
+def describe(run: StoredRun | None) -> str:
+    """A run by its id, with the reason where it failed."""
+    if run is None:
+        return ""
+    reason = run.tags.get(Tag.FAILURE) if run.status != "FINISHED" else None
+    return one_line(f"run {run.run_id}: {reason}" if reason else f"run {run.run_id}")
+
+
+def described_by(log: EventLog) -> str:
+    """A record by its folder, with the reason where its run failed."""
+    reason = log.end.tags.get(Tag.FAILURE) if log.end else None
+    return one_line(f"{log.folder}: {reason}" if reason else str(log.folder))
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer of a server that restarts is waited for, for a minute."""
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome:
+            say(f"{state.outcome.exception()}; a trial waits for it")
+
+    waiting = stop_after_delay(PATIENCE_SECONDS)
+    again = retry_if_exception_type(ServerAway)
+    return Retrying(retry=again, stop=waiting, wait=wait_fixed(2), before_sleep=tell, reraise=True)(ask)
+
+
+def end_for_another(run: StoredRun, server: Server, status: Status, reason: str) -> None:
+    """End a run whose process is gone, with what its record on this machine still has for it."""
+    key = run.tags.get(Tag.TRIAL_KEY) or run.tags.get(Tag.STUDY_KEY, "")
+    for log in logs(key) if is_own(run) else []:
+        if log.id == run.tags.get(Tag.RECORD):
+            deliver(log, server, status, reason)
+            return
+    server.log(run.run_id, tags={Tag.FAILURE: reason})
+    server.set_status(run.run_id, status)

@@ -1,0 +1,92 @@
+"""Runs of the tracking server to the exported tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from normstudy.figures import ten_worst
+from normstudy.provenance import archives, unpacked
+from normstudy.report.compare import finished
+from normstudy.report.errors import pictured
+from normstudy.report.read import TrialRecord
+from normstudy.report.tables import Tables, image_table
+from normstudy.tracking import Measure, Metric
+
+LAST = {
+    "test_accuracy": Metric.TEST_ACCURACY,
+    "test_loss": Metric.TEST_LOSS,
+    "train_accuracy": Metric.TRAIN_ACCURACY,
+    "val_accuracy": Metric.VAL_ACCURACY,
+    "val_loss": Metric.VAL_LOSS,
+}
+
+
+def tables_of(
+    study: str,
+    records: Sequence[TrialRecord],
+    *,
+    measures: Sequence[Measure] = (),
+    parts: Mapping[str, str] | None = None,
+    errors: bool = True,
+) -> Tables:
+    """The exported tables of these runs; `images` has the ten of each group's grid and, with `errors`, those that seeds
+    agree on."""
+    results = pd.DataFrame([_result(study, record) for record in records])
+    added = {
+        str(measure): stacked([record.measures.get(measure, pd.DataFrame()) for record in records], results)
+        for measure in measures
+    }
+    pictures = {
+        int(index): image
+        for record in records
+        if record.ten is not None
+        for index, image in zip(ten_worst(record.misclassified)["index"], record.ten, strict=True)
+    }
+    tables = Tables(
+        results=results,
+        epochs=stacked([record.epochs.reset_index() for record in records], results),
+        misclassified=stacked([record.misclassified for record in records], results),
+        images=image_table(pictures),
+        parts=parts,
+        **added,
+    )
+    if errors and all(record.config.dataset == "mnist" for record in records) and results["group"].duplicated().any():
+        every, agreed = mnist_test_images(), pictured(finished(tables))
+        tables = replace(tables, images=image_table(pictures | {index: every[index] for index in agreed}))
+    return tables
+
+
+def _result(study: str, record: TrialRecord) -> dict[str, object]:
+    last = record.epochs.iloc[-1] if record.diverged_at is None else {}
+    return {
+        "study": study,
+        "variant": record.config.variant,
+        "group": record.group,
+        "run_id": record.run_id,
+        **record.config.model_dump(exclude={"device"}),
+        "parameters": record.parameters,
+        **{name: last.get(str(metric), np.nan) for name, metric in LAST.items()},
+        "errors": len(record.misclassified) if record.diverged_at is None else np.nan,
+        "diverged_at": np.nan if record.diverged_at is None else record.diverged_at,
+        "seconds_per_epoch": record.epochs[str(Metric.EPOCH_SECONDS)].mean(),
+        "side_by_side": record.side_by_side,
+        "stack": record.stack,
+        "cores": record.cores,
+    }
+
+
+def stacked(tables: Sequence[pd.DataFrame], results: pd.DataFrame) -> pd.DataFrame:
+    """The runs' tables, one below the other, each row with its run's identity."""
+    runs = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    who = results[["variant", "group", "run_id", "seed"]].iloc[runs]
+    # an empty table's columns have no type, and would take it from the others' numbers
+    filled = [table for table in tables if len(table)] or list(tables[:1])
+    return pd.concat([pd.concat(filled, ignore_index=True), who.reset_index(drop=True)], axis=1)
+
+
+def mnist_test_images() -> np.ndarray:
+    """MNIST's 10,000 test images, (n, 28, 28), of 0 to 255, from the package's archives."""
+    content = dict(unpacked("mnist", archives("mnist")))["t10k-images-idx3-ubyte"]
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)  # 16 bytes of header

@@ -1,0 +1,254 @@
+"""What a trained network is beside its accuracy: under shift, calibrated, sparse.
+
+Pure functions of networks, images and logits. What is drawn at random is drawn from a seed, so that every network is
+asked about the same images.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64, UInt8
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+from torch.nn import functional
+
+from normstudy.data import Split, affine_maps, normalise, resample
+from normstudy.evaluate import evaluate
+from normstudy.model import DigitNet, penalised_weights
+
+SEVERITIES = (1, 2, 3, 4, 5)
+# what each corruption takes at severity 1 to 5
+STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
+    "noise": (20, 40, 60, 80, 100),  # standard deviation, grey levels of 255
+    "blur": (0.5, 1.0, 1.5, 2.0, 2.5),  # standard deviation of the kernel, pixels
+    "contrast": (0.7, 0.5, 0.3, 0.2, 0.1),  # share that is left of each pixel's distance from its image's mean
+    "brightness": (25, 50, 75, 100, 125),  # added, grey levels
+    "rotation": (15, 30, 45, 60, 75),  # degrees
+    "occlusion": (4, 7, 10, 13, 16),  # side of the square, pixels
+    "inversion": (0.2, 0.4, 0.6, 0.8, 1.0),  # share of the negative; at 1/2 nothing would be left but one grey
+}
+BINS = 15
+ZERO = 1e-3  # SGD's subgradient steps jump over 0 and never land on it, so "zero" needs a width
+Pixels = Float[Tensor, "n 1 28 28"]
+
+
+def noise(images: Pixels, deviation: float, generator: torch.Generator) -> Pixels:
+    """Normal noise, of each pixel its own."""
+    return images + deviation * torch.randn(images.shape, generator=generator)
+
+
+def blur(images: Pixels, deviation: float, generator: torch.Generator) -> Pixels:
+    """Gaussian blur; an image is mirrored at its edges. Nothing is drawn from `generator`."""
+    return torch.from_numpy(gaussian_filter(images.numpy(), deviation, axes=(2, 3)))
+
+
+def contrast(images: Pixels, share: float, generator: torch.Generator) -> Pixels:
+    """Every pixel pulled to the mean of its image. Nothing is drawn from `generator`."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return mean + share * (images - mean)
+
+
+def brightness(images: Pixels, added: float, generator: torch.Generator) -> Pixels:
+    """The same added to all pixels. Nothing is drawn from `generator`."""
+    return images + added
+
+
+def rotation(images: Pixels, degrees: float, generator: torch.Generator) -> Pixels:
+    """Images at even places turned one way, at odd ones the other. Nothing is drawn from `generator`."""
+    draws = torch.full((len(images), 4), 0.5)
+    draws[::2, 0], draws[1::2, 0] = 0, 1  # the two ends of what `affine_maps` draws angles from
+    return resample(images, affine_maps(draws, rotation=degrees, translation=0.0, scale=0.0))
+
+
+def occlusion(images: Pixels, side: float, generator: torch.Generator) -> Pixels:
+    """A mid-grey square, wholly inside the image, at a random place of each image."""
+    corners = (torch.rand(len(images), 2, generator=generator) * (28 - side + 1)).floor()
+    hidden = (torch.arange(28) >= corners[..., None]) & (torch.arange(28) < corners[..., None] + side)
+    return images.masked_fill((hidden[:, 0, :, None] & hidden[:, 1, None, :])[:, None], 128)
+
+
+def inversion(images: Pixels, share: float, generator: torch.Generator) -> Pixels:
+    """A blend of the image and its negative. Nothing is drawn from `generator`."""
+    return (1 - share) * images + share * (255 - images)
+
+
+CORRUPTIONS: dict[str, Callable[[Pixels, float, torch.Generator], Pixels]] = {
+    "noise": noise,
+    "blur": blur,
+    "contrast": contrast,
+    "brightness": brightness,
+    "rotation": rotation,
+    "occlusion": occlusion,
+    "inversion": inversion,
+}
+
+
+def corrupted(
+    images: UInt8[Tensor, "n 1 28 28"], name: str, severity: int, *, seed: int = 0
+) -> UInt8[Tensor, "n 1 28 28"]:
+    """New images under a corruption of `CORRUPTIONS`, rounded and clipped to 0 to 255, on the CPU.
+
+    The idea, corruptions of the test images that a network hasn't seen in training, in five severities, is that of
+    Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+    section 4, and, for digits, of Mu and Gilmer 2019, "MNIST-C". The corruptions and `STRENGTHS` here are our own:
+    accuracies don't compare with theirs. The same seed draws the same noise and places at every severity.
+
+    Raises `ValueError` for an unknown name or severity.
+    """
+    if name not in CORRUPTIONS:
+        raise ValueError(f"unknown corruption {name!r}; choose from {', '.join(CORRUPTIONS)}")
+    if severity not in SEVERITIES:
+        raise ValueError(f"unknown severity {severity!r}; choose from {', '.join(map(str, SEVERITIES))}")
+    strength = float(STRENGTHS[name][SEVERITIES.index(severity)])
+    changed = CORRUPTIONS[name](images.float(), strength, torch.Generator().manual_seed(seed))
+    return changed.round().clamp(0, 255).byte()
+
+
+def shifted(test: Split) -> list[tuple[str, int, Split]]:
+    """Name, severity and images of every shift, the first ("none", 0): what `shift_table` asks each network about.
+
+    Computed once for all networks. 10,000 test images become 280 MB. On the CPU.
+    """
+    shifts = [("none", 0, test)]
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            images = corrupted(test.images, name, severity)
+            shifts.append((name, severity, Split(images=images, labels=test.labels, indices=test.indices)))
+    return shifts
+
+
+def shift_table(model: DigitNet, shifts: Iterable[tuple[str, int, Split]]) -> pd.DataFrame:
+    """How a network does on the images of `shifted`; the network itself stays as it is.
+
+    Columns: statistics ("as trained", and for a network with BatchNorm a second row, "re-estimated": see
+    `re_estimated`), corruption, severity, accuracy (fraction), loss (cross-entropy in nats).
+    """
+    networks: dict[str, Callable[[Split], DigitNet]] = {"as trained": lambda _: deepcopy(model)}
+    if batch_norms(model):
+        networks["re-estimated"] = lambda split: re_estimated(model, split.images)
+    rows = []
+    for corruption, severity, split in shifts:
+        for statistics, network in networks.items():
+            found = evaluate(network(split), split, torch.channels_last)
+            rows.append((statistics, corruption, severity, found.accuracy, found.loss))
+    return pd.DataFrame(rows, columns=["statistics", "corruption", "severity", "accuracy", "loss"])
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """The layers whose statistics in eval mode are those of the training images."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNet:
+    """A copy whose BatchNorm layers hold the mean and variance of these images, averaged over batches of about 250.
+
+    No label is used and no weight changes: Schneider et al. 2020, "Improving robustness against common corruptions by
+    covariate shift adaptation", whose N, the weight of the training images' statistics, is 0 here; Nado et al. 2020,
+    "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift".
+    """
+    model = deepcopy(model).train()
+    for layer in batch_norms(model):
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain average over batches
+    batches = math.ceil(len(images) / 250)
+    for first in range(batches):
+        # not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each
+        model(normalise(images[first::batches]).contiguous(memory_format=torch.channels_last))
+    return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How far a network's confidence on the test images can be trusted, before and after temperature scaling.
+
+    `nll` is the mean cross-entropy in nats, `ece` the expected calibration error as a fraction. `reliability` has one
+    row for each bin of the confidence that holds an image. Columns: scaled (whether by the temperature), bin (0 to 14,
+    from confidence 0 to 1), count (images), confidence (their mean), accuracy (as a fraction).
+    """
+
+    temperature: float
+    nll: float
+    nll_scaled: float
+    ece: float
+    ece_scaled: float
+    reliability: pd.DataFrame
+
+
+def calibration(
+    val_logits: Float[Tensor, "m classes"],
+    val_labels: Int64[Tensor, " m"],
+    test_logits: Float[Tensor, "n classes"],
+    test_labels: Int64[Tensor, " n"],
+) -> Calibration:
+    """Confidence against accuracy on the test images, the temperature fitted to the validation images.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", sections 2 and 4.2. In double precision.
+    """
+    temperature = fitted_temperature(val_logits.double(), val_labels)
+    logits = test_logits.double()
+    before, after = reliability(logits, test_labels), reliability(logits / temperature, test_labels)
+    both = pd.concat([before.assign(scaled=False), after.assign(scaled=True)], ignore_index=True)
+    return Calibration(
+        temperature=temperature,
+        nll=functional.cross_entropy(logits, test_labels).item(),
+        nll_scaled=functional.cross_entropy(logits / temperature, test_labels).item(),
+        ece=expected_calibration_error(before),
+        ece_scaled=expected_calibration_error(after),
+        reliability=both[["scaled", *before.columns]],
+    )
+
+
+def fitted_temperature(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
+    """The T for which softmax(logits / T) has the least cross-entropy: Guo et al. 2017, section 4.2.
+
+    Looked for from 1/100 to 100. It is near 1/100 where every image is classified correctly, whose least is at T = 0,
+    and near 100 where the logits know nothing of the labels. Cross-entropy is convex in 1 / T, so one search finds it.
+    """
+    found = minimize_scalar(
+        lambda log: functional.cross_entropy(logits / math.exp(log), labels).item(),
+        bounds=(math.log(1 / 100), math.log(100)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return math.exp(found.x)
+
+
+def reliability(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> pd.DataFrame:
+    """Images by the softmax probability of their prediction, in 15 bins ((m - 1) / 15, m / 15], without the empty ones.
+
+    Columns: bin (0 to 14), count, confidence (mean), accuracy (fraction). Guo et al. 2017, section 2.
+    """
+    confidence = logits.softmax(dim=1).amax(dim=1)
+    inner_edges = torch.arange(1, BINS, dtype=confidence.dtype) / BINS
+    images = pd.DataFrame(
+        {
+            "bin": torch.bucketize(confidence, inner_edges).numpy(),
+            "confidence": confidence.numpy(),
+            "correct": (logits.argmax(dim=1) == labels).numpy(),
+        }
+    )
+    bins = images.groupby("bin").agg(
+        count=("confidence", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
+    )
+    return bins.reset_index()
+
+
+def expected_calibration_error(bins: pd.DataFrame) -> float:
+    """Mean over the images of |accuracy - confidence| of their bin, as a fraction; `bins` is of `reliability`.
+
+    Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"; as Guo et al.
+    2017, equation 3.
+    """
+    return float((bins["count"] * (bins["accuracy"] - bins["confidence"]).abs()).sum() / bins["count"].sum())
+
+
+def zero_share(model: nn.Module) -> float:
+    """Fraction of the weights that L1 acts on, those of `penalised_weights`, that are closer to 0 than `ZERO`."""
+    weights = torch.cat([weight.detach().flatten() for weight in penalised_weights(model)])
+    return (weights.abs() < ZERO).double().mean().item()

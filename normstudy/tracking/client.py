@@ -1,0 +1,248 @@
+"""What normstudy asks of a tracking server: the only way in which runs are written."""
+
+import errno
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import requests
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric as MlflowMetric
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking.context.registry import resolve_tags
+from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
+
+from normstudy.errors import Refused, ServerAway, TrackingError
+from normstudy.model import DigitNet
+from normstudy.tracking import Tag
+from normstudy.tracking.logged_model import has_model, log_model
+from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, experiment_of, first_line, pages, where
+
+POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
+# A server that says one of these will say it again; any other error may be gone at the next try.
+REFUSALS = {
+    "CUSTOMER_UNAUTHORIZED",
+    "ENDPOINT_NOT_FOUND",
+    "FEATURE_DISABLED",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "MALFORMED_REQUEST",
+    "NOT_FOUND",
+    "NOT_IMPLEMENTED",
+    "PERMISSION_DENIED",
+    "QUOTA_EXCEEDED",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
+}
+DISK_REFUSALS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """A run as the server has it."""
+
+    run_id: str
+    status: str
+    experiment_id: str
+    started: int  # milliseconds since the epoch, by the clock of the machine that made it
+    deleted: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def replaces(self) -> set[str]:
+        """Ids of the runs that don't count beside this one."""
+        return set(filter(None, self.tags.get(Tag.REPLACES, "").split(",")))
+
+
+@dataclass(kw_only=True)
+class Content:
+    """What a run holds: `steps` has the logged epochs of each metric, `files` the size of each artifact in bytes."""
+
+    steps: dict[str, set[int]] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    datasets: int = 0
+    model: bool = False
+
+
+class Server:
+    """The tracking server in use. Every call raises `ServerAway` where another try may help, `Refused` where none
+    will."""
+
+    def __init__(self) -> None:
+        self.client, self.uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
+        self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        self.inode = self.file.stat().st_ino if self.file else None
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Turns what MLflow and its stores raise into `Refused` or `ServerAway`, each of one line."""
+        # SQLite writes on into a database that was deleted or replaced, and nobody ever sees it
+        if self.file and not (self.file.is_file() and self.file.stat().st_ino == self.inode):
+            raise ServerAway(f"tracking server {where()}: its database was deleted or replaced")
+        try:
+            yield
+        except TrackingError:
+            raise
+        except Exception as error:  # whatever the way to a server raises
+            kind = Refused if is_refusal(error) else ServerAway
+            raise kind(f"tracking server {where()}: {first_line(error)}") from error
+
+    def experiment(self, name: str) -> str:
+        """Id of the experiment of this name, made where there is none."""
+        with self.answering():
+            return experiment_of(name)
+
+    def experiments(self) -> list[str]:
+        """Ids of all."""
+        with self.answering():
+            found = pages(self.client.search_experiments, max_results=RUNS_A_PAGE)
+            return [experiment.experiment_id for experiment in found]
+
+    def runs(self, experiment_id: str, tag: str, value: str | None = None, *, deleted: bool = False) -> list[StoredRun]:
+        """Those with this value of a tag, or with any, newest first; with `deleted` deleted ones too."""
+        with self.answering():
+            found = pages(
+                self.client.search_runs,
+                experiment_ids=[experiment_id],
+                filter_string=f"tags.`{tag}` LIKE '%'" if value is None else f"tags.`{tag}` = '{value}'",
+                run_view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+                order_by=["attributes.start_time DESC"],
+                max_results=RUNS_A_PAGE,
+            )
+            return [_stored(run) for run in found]
+
+    def get(self, run_id: str) -> StoredRun | None:
+        """A run, deleted ones too; None where the server has never had it, or lost it."""
+        with self.answering():
+            try:
+                return _stored(self.client.get_run(run_id))
+            except mlflow.MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+
+    def create(self, experiment_id: str, tags: Mapping[str, str]) -> str:
+        """A new run, RUNNING; its id."""
+        with self.answering():
+            return str(self.client.create_run(experiment_id, tags=resolve_tags(dict(tags))).info.run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run, as the UI does."""
+        with self.answering():
+            self.client.delete_run(run_id)
+
+    def content(self, run: StoredRun, folders: Collection[str]) -> Content:
+        """What the run holds: of every metric, and in these folders of artifacts."""
+        with self.answering():
+            known = self.client.get_run(run.run_id)
+            artifacts = get_artifact_repository(artifact_location(known))
+            steps = {
+                name: {point.step for point in self.client.get_metric_history(run.run_id, name)}
+                for name in known.data.metrics
+            }
+            files = {
+                file.path: file.file_size or 0
+                for folder in folders
+                for file in artifacts.list_artifacts(folder or None)
+                if not file.is_dir
+            }
+            datasets = len(known.inputs.dataset_inputs) if known.inputs else 0
+            return Content(steps=steps, files=files, datasets=datasets, model=has_model(self.client, known))
+
+    def log(
+        self, run_id: str, *, tags: Mapping[str, str] | None = None, params: Mapping[str, str] | None = None
+    ) -> None:
+        """Tags and parameters, in one request."""
+        with self.answering():
+            self.client.log_batch(
+                run_id,
+                tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+                params=[Param(name, value) for name, value in (params or {}).items()],
+            )
+
+    def drop_tags(self, run_id: str, tags: Collection[str]) -> None:
+        """Remove tags that are there."""
+        with self.answering():
+            for tag in tags:
+                self.client.delete_tag(run_id, tag)
+
+    def log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+        """Points as (name, value, milliseconds since the epoch, step). MLflow keeps a point once that is sent twice."""
+        with self.answering():
+            for start in range(0, len(points), POINTS_A_REQUEST):
+                chunk = [MlflowMetric(*point) for point in points[start : start + POINTS_A_REQUEST]]
+                self.client.log_batch(run_id, metrics=chunk)
+
+    # two runs that log the same new dataset at once: MLflow inserts it for one and raises for the other
+    @retry(
+        retry=retry_if_exception_message(match="(?is).*unique constraint"),
+        stop=stop_after_attempt(4),
+        wait=wait_random(0, 0.5),
+        reraise=True,
+    )
+    def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Datasets as MLflow describes them, each with its context."""
+        with self.answering():
+            inputs = [
+                DatasetInput(Dataset(**entry["dataset"]), [InputTag("mlflow.data.context", entry["context"])])
+                for entry in datasets
+            ]
+            self.client.log_inputs(run_id, inputs)
+
+    def upload(self, run_id: str, file: Path, folder: str) -> None:
+        """A file into a folder of the run's artifacts; "" is their root."""
+        with self.answering():
+            location = artifact_location(self.client.get_run(run_id))
+            get_artifact_repository(location).log_artifact(str(file), folder or None)
+
+    def log_model(self, run_id: str, model: DigitNet, step: int) -> None:
+        """The network as MLflow serves it, once for a run."""
+        with self.answering():
+            log_model(run_id, model, step)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """End a run, or open it again."""
+        with self.answering():
+            if status == "RUNNING":
+                self.client.update_run(run_id, status=status)
+            else:
+                self.client.set_terminated(run_id, status)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether another try would be answered the same."""
+    if isinstance(error, mlflow.MlflowException):
+        return error.error_code in REFUSALS
+    if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact, through the server
+        return 400 <= error.response.status_code < 500 and error.response.status_code not in (408, 429)
+    return isinstance(error, OSError) and error.errno in DISK_REFUSALS
+
+
+def _stored(run: Run) -> StoredRun:
+    return StoredRun(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        experiment_id=run.info.experiment_id,
+        started=run.info.start_time,
+        deleted=run.info.lifecycle_stage == "deleted",
+        tags=run.data.tags,
+        params=run.data.params,
+    )
+
+
+def is_result(run: StoredRun) -> bool:
+    """Whether it has come to an end that training it again would come to."""
+    return run.status == "FINISHED" or (run.status == "FAILED" and Tag.FAILURE_STEP in run.tags)

@@ -1,0 +1,221 @@
+"""What a trial logs: before its first step, at each epoch, at its end. All of it goes to its event log first."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.data.numpy_dataset import from_numpy
+from PIL import Image
+from safetensors.torch import save
+
+from normstudy import figures as plots
+from normstudy.config import TITLES, TrainConfig
+from normstudy.data import Data, Split, loader
+from normstudy.errors import Interrupted, StorageError
+from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
+from normstudy.files import writing
+from normstudy.model import DigitNet
+from normstudy.provenance import git_state, library_versions, usable_cores
+from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking.checkpoint import Checkpoints
+from normstudy.tracking.event_log import Event, EventLog, TrainedModel, TrialLock, own_path
+from normstudy.tracking.store import ending, identity, ten_name
+from normstudy.tracking.upload import Upload
+from normstudy.tracking.uploader import Uploader
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """Leave to train one trial: its log, its lock on this machine and, where there is a server, its upload."""
+
+    log: EventLog
+    lock: TrialLock
+    upload: Upload | None
+
+
+class LeasedRun:
+    """A run that this process has the lease of: it ends in a true state, by its log, and its upload is told."""
+
+    def __init__(self, lease: Lease, uploader: Uploader | None) -> None:
+        self.log, self.upload, self.uploader = lease.log, lease.upload, uploader
+        self.ended = False
+        if self.upload and uploader:
+            uploader.uploads.append(self.upload)
+
+    def tell(self) -> None:
+        """There is news for the server. Raises why nothing more is sent: `Superseded`, or what it refused."""
+        if self.upload and self.uploader:
+            self.uploader.bell.set()
+            self.upload.news()
+
+    def end(self, error: BaseException | None) -> None:
+        """End the run, unless it has ended, or is another process's now."""
+        if self.ended:
+            return
+        self.ended = True
+        status, tags = ending(error)
+        end = Event(status=status, tags=tags, diverged=Tag.FAILURE_STEP in tags)
+        try:
+            self.log.append(end)
+        except StorageError:  # a full disk mustn't leave the run RUNNING
+            if self.upload is None:
+                raise
+            self.upload.unwritten_end = end
+        if self.uploader:
+            self.uploader.bell.set()
+
+
+class LogTracker:
+    """Logs each trial to the event log of its lease; an uploader brings it to the server, where there is one.
+
+    A context: a run that has not ended when it closes ends then.
+    """
+
+    def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
+        self.tags = tags
+        self.runs = {key: TrialRun(lease, uploader) for key, lease in leases.items()}
+        self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
+
+    def __enter__(self) -> "LogTracker":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for run in self.runs.values():
+            run.end(error or Interrupted(0))
+
+    def start(
+        self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
+    ) -> "TrialRun | None":
+        if run := self.runs.get(config.trial_key):
+            run.start(config, data, parameters, device, stack, self.tags)
+        return run
+
+    def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
+        """Those of a job; none that is ahead of what the logs have of an epoch."""
+        logs = [run.log for run in self.runs.values()]
+        key = "+".join(config.trial_key for config in configs)
+        newest = min(max(log.epochs, default=0) for log in logs)
+        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, newest=newest)
+
+
+class TrialRun(LeasedRun):
+    """The run of one trial."""
+
+    config: TrainConfig
+
+    def start(
+        self,
+        config: TrainConfig,
+        data: Data,
+        parameters: int,
+        device: torch.device,
+        stack: int,
+        more: Mapping[str, str],
+    ) -> None:
+        """Everything known before the first step: parameters, tags, datasets, the configuration."""
+        self.config, self.epochs, log = config, self.log.epochs, self.log
+        tags = {
+            **identity(config),
+            **more,
+            Tag.NOTE: describe(config, "No result: this run has not finished."),
+            Tag.CORES: usable_cores(),
+            Tag.STACK: stack,
+            "normstudy.data_digest": data.train.digest,
+            "normstudy.device": device,
+            "normstudy.threads": config.threads,
+            **{f"normstudy.{name}": value for name, value in git_state().items()},
+            **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
+        }
+        params = {**config.model_dump(), "parameters": parameters}
+        described = tuple(datasets(config.dataset, data))
+        log.append(Event(status="RUNNING", tags=as_text(tags), params=as_text(params), datasets=described))
+        with writing(log.files):
+            write_json(log.files / "start" / Artifact.CONFIG, config.model_dump())
+        log.add_files("start")
+        self.tell()
+
+    def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
+        """One epoch's metrics, counted from 1. One that was logged before the trial was resumed stays as it is."""
+        if epoch not in self.epochs:
+            self.log.append(Event(step=epoch, metrics={str(name): value for name, value in metrics.items()}))
+            self.epochs.add(epoch)
+        self.tell()
+
+    def finish(
+        self, epoch: int, metrics: Mapping[Metric, float], model: DigitNet, test: Evaluation, split: Split
+    ) -> None:
+        """The last epoch: its metrics, the model, and the result.
+
+        `split` is the whole test set in its fixed order, so an image's index is its place.
+        """
+        self.epoch(epoch, metrics)
+        config, log = self.config, self.log
+        folder = log.files / "result"
+        with writing(folder):
+            weights = folder / Artifact.WEIGHTS
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            # safetensors stores contiguous tensors only
+            weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
+            errors = self._write_result(folder, test, split)
+        result = (
+            f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
+            f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."
+        )
+        tables = json.dumps([{"path": Artifact.MISCLASSIFIED, "type": "table"}])  # for `mlflow.load_table`
+        network = {"norm": config.norm, "network": config.network, "groups": config.groups}
+        log.add_files(
+            "result",
+            tags={Tag.NOTE: describe(config, result), Tag.TABLES: tables},
+            model=TrainedModel(**network, weights=Artifact.WEIGHTS, step=epoch),
+        )
+
+    def _write_result(self, folder: Path, test: Evaluation, split: Split) -> int:
+        """The misclassified test images, as table and pictures, and the confusion matrix; how many there are."""
+        table = misclassified(test, split)
+        worst = plots.ten_worst(table)
+        images = [split.images[index, 0].cpu().numpy() for index in worst["index"]]
+        (folder / Artifact.TEN).mkdir(parents=True, exist_ok=True)
+        write_json(folder / Artifact.MISCLASSIFIED, table.to_dict(orient="split", index=False))
+        for row, image in zip(worst.itertuples(), images, strict=True):
+            Image.fromarray(image).save(folder / Artifact.TEN / ten_name(row))
+        variant = self.config.variant
+        title = plots.grid_title(variant, test.accuracy, len(table), len(split))
+        plots.misclassified_grid(images, worst, title).savefig(folder / Artifact.GRID)
+        counts = confusion_matrix(test, split)
+        write_json(folder / Artifact.CONFUSION, counts.to_dict(orient="split"))
+        plots.confusion(counts, variant).savefig(folder / Artifact.CONFUSION_FIGURE)
+        return len(table)
+
+
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """As MLflow keeps tags and parameters."""
+    return {str(name): str(value) for name, value in values.items()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As MLflow writes dictionaries; its folder is made where it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def datasets(name: str, data: Data) -> list[dict[str, Any]]:
+    """What MLflow keeps of each split, with its digest."""
+    described = []
+    source, title = loader(name).mirrors[-1], TITLES[name]
+    for context, split in vars(data).items():
+        if split is None:
+            continue
+        images, labels = split.images.cpu().numpy(), split.labels.cpu().numpy()
+        dataset = from_numpy(images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest)
+        described.append({"context": context, "dataset": dataset.to_dict()})
+    return described
+
+
+def describe(config: TrainConfig, result: str) -> str:
+    """The run's description in the UI, as Markdown: what it is, what came out, how to repeat it."""
+    data = f"{TITLES[config.dataset]}, {config.training_images:,} images"
+    what = f"DigitNet ({config.network}) with {config.variant} on {data}, seed {config.seed}."
+    return f"{what}\n\n{result}\n\nTo repeat it:\n\n```\n{config.command()}\n```"

@@ -1,0 +1,217 @@
+"""Names of what a run logs, and the way to the store that keeps it."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from normstudy.config import TrainConfig
+from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError, one_line, public_uri, without_secrets
+from normstudy.provenance import PROJECT
+from normstudy.tracking import Tag
+
+DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
+RUNS_A_PAGE = 1_000
+STOPS = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
+
+
+def connect() -> str:
+    """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI.
+
+    Raises `TrackingError` in one line when it can't be used.
+    """
+    uri = use(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    with one_line_errors():
+        if not uri.startswith(("http", "sqlite")):
+            create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
+        if not has_store():
+            make_sqlite(Path(uri.removeprefix("sqlite:///")))
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    return uri
+
+
+def use(uri: str) -> str:
+    """Point MLflow at this store, here and in child processes, and ask it nothing yet.
+
+    A server that is away is asked for seconds, not MLflow's four minutes.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # no model of ours needs it
+    # otherwise a server says how large a file is, and so how much memory the client sets aside
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # it prints a traceback for each request to a database that is away; what it raises says all
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+def has_store() -> bool:
+    """False for a SQLite file that isn't there: a look at it would make it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+def make_sqlite(path: Path) -> None:
+    """Make an SQLite store that isn't there, with all its tables at once: processes that each make some get in one
+    another's way, and one that is killed leaves a store that MLflow refuses."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        with suppress(OSError):  # another process was first, or a file system without links: MLflow makes it in place
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what MLflow and its database raise into a `TrackingError` of one line, without a password."""
+    try:
+        yield
+    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line, without a password."""
+    text = without_password(str(error)[:10_000])
+    return one_line(next((line for line in text.splitlines() if line.strip()), type(error).__name__))
+
+
+def where(uri: str | None = None) -> str:
+    """A tracking URI, else the one in use, for messages: without user and password; the same for a server with and
+    without a slash at the end."""
+    public = public_uri(uri or mlflow.get_tracking_uri())
+    return public.rstrip("/") if public.lower().startswith(("http:", "https:")) else public
+
+
+def without_password(text: str) -> str:
+    """The text without users and passwords: those of the store in use, wherever they stand, and those of other URIs."""
+    secrets = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"))
+    users = [os.environ.get("MLFLOW_TRACKING_USERNAME", "")]
+    return without_secrets(text, mlflow.get_tracking_uri(), secrets, users)
+
+
+def artifact_location(run: Run) -> str:
+    """Where a run's artifacts lie, as the server says: the place to read them from and to write them to.
+
+    Raises `TrackingError` as `own_location` does.
+    """
+    return own_location(run.info.artifact_uri or "", f"run {one_line(run.info.run_id)}")
+
+
+def own_location(uri: str, what: str) -> str:
+    """The place of something's artifacts.
+
+    Raises `TrackingError` for a place that is not the server's to choose: another host, to which MLflow sends the
+    tracking server's user and password, unless MLflow's variable allows its scheme; a location that leads on to any
+    other; and a folder of this machine, where the server is on another.
+    """
+    server = urlsplit(mlflow.get_tracking_uri())
+    own = server.netloc.rpartition("@")[2]
+    try:
+        scheme, host = urlsplit(uri)[:2]
+    except ValueError:  # of a host that can't be one
+        scheme, host = "models", ""
+    if scheme in ("http", "https"):
+        allowed = (scheme, host) == (server.scheme, own)
+    elif scheme == "mlflow-artifacts":
+        allowed = host in ("", own)
+    elif scheme == "file" or len(scheme) < 2:  # MLflow takes c:/folder for a folder, too
+        allowed = bool(uri) and (server.scheme not in ("http", "https") or _is_this_machine(server.hostname or ""))
+    else:
+        allowed = scheme not in ("runs", "models")  # these lead on
+    if not allowed and scheme not in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get():
+        raise TrackingError(f"{what}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}")
+    return uri
+
+
+def _is_this_machine(host: str) -> bool:
+    with suppress(ValueError):  # of a name
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def experiment_name() -> str:
+    """The experiment that runs without one of their own go to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy")
+
+
+def chosen_experiment(run_id: str | None) -> str:
+    """Name of the experiment of this run, or of the one that the environment names, else `normstudy`."""
+    chosen = mlflow.get_run(run_id).info.experiment_id if run_id else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    return str(mlflow.get_experiment(chosen).name) if chosen else experiment_name()
+
+
+def experiment_of(name: str) -> str:
+    """Id of the experiment of this name, made where there is none. Raises `TrackingError` for one that was deleted."""
+    client = mlflow.MlflowClient()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except mlflow.MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # no other process made it at the same moment
+                raise
+    if found.lifecycle_stage == "deleted":
+        restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
+        raise TrackingError(f"tracking server {where()}: experiment {one_line(name)} was deleted; {restore}")
+    return str(found.experiment_id)
+
+
+def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """All that a search of MLflow's client finds, page by page."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
+    """The status that a run ends with, and the tags that say why: FINISHED without an error, KILLED at a signal or when
+    its launcher is gone, FAILED at any other."""
+    if error is None:
+        return "FINISHED", {}
+    tags: dict[str, str] = {Tag.FAILURE: f"{type(error).__name__}: {first_line(error)}"}
+    if isinstance(error, Diverged):
+        tags[Tag.FAILURE_STEP] = str(error.step)
+    return "KILLED" if isinstance(error, STOPS) else "FAILED", tags
+
+
+def identity(config: TrainConfig) -> dict[str, str]:
+    """Tags that say which trial a run is."""
+    return {
+        Tag.NAME: f"{config.variant}, seed {config.seed}",
+        Tag.TRIAL_KEY: config.trial_key,
+        Tag.VARIANT: config.variant,
+    }
+
+
+def log_to_run(run_id: str, artifact: Path, *, folder: str | None = None) -> None:
+    """Add a file to a run that has ended, and leave its state as it is."""
+    connect()
+    get_artifact_repository(artifact_location(mlflow.get_run(run_id))).log_artifact(str(artifact), folder)
+
+
+def ten_name(row: Any) -> str:
+    """File name of one of the ten images; `row` is its row of the table."""
+    return f"index{row.index}_true{row.true}_predicted{row.predicted}.png"

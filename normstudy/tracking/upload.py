@@ -1,0 +1,314 @@
+"""Brings a record to its run: compares what the log says with what the server has, and sends what lacks.
+
+The server's own content says what has arrived, so a log that is replayed, copied or sent to a server that was restored
+from a backup neither doubles an epoch nor misses one.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors.torch import load_file
+
+from normstudy.errors import (
+    NormstudyError,
+    Refused,
+    RunDeleted,
+    ServerAway,
+    Superseded,
+    one_line,
+)
+from normstudy.model import DigitNet
+from normstudy.tracking import Tag
+from normstudy.tracking.client import Content, Server, StoredRun, is_result
+from normstudy.tracking.event_log import Event, EventLog, Status, TrainedModel
+from normstudy.tracking.store import where
+
+PATIENCE_SECONDS = 12.0  # that a run that has ended waits for a server that is away
+
+
+@dataclass(kw_only=True)
+class Wanted:
+    """What a run is to hold, by all events of its log together: of an epoch the first counts, of all else the last."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, Any]] = ()
+    epochs: dict[int, Event] = field(default_factory=dict)
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)  # artifact to folder of the record, and SHA-256
+    model: TrainedModel | None = None
+    end: Event | None = None
+
+    @classmethod
+    def by(cls, events: Sequence[Event], end: Event | None) -> "Wanted":
+        """`end` is one that the log lacks."""
+        wanted = cls()
+        for event in [*events, *([end] if end else [])]:
+            if event.status in (None, "RUNNING"):
+                wanted.tags |= event.tags
+            wanted.params = event.params | wanted.params
+            wanted.datasets = event.datasets or wanted.datasets
+            wanted.files |= {name: (event.folder, digest) for name, digest in event.files.items()}
+            wanted.model = event.model or wanted.model
+            if event.metrics:
+                wanted.epochs.setdefault(event.step, event)
+            if event.status == "RUNNING":  # why an earlier process ended is no more true
+                wanted.end = None
+            elif event.status:
+                wanted.end = event
+        return wanted
+
+
+class Upload:
+    """One record on its way to its run, by the one thread that sends."""
+
+    def __init__(self, log: EventLog, server: Server) -> None:
+        self.log, self.server, self.begin = log, server, log.begin
+        self.trains = False  # whether a process of this machine trains it now
+        self.run: StoredRun | None = None
+        self.content: Content | None = None  # what the run holds, as far as is known; None: to be asked
+        self.size = 0  # of the log, when all in it was sent
+        self.unwritten_end: Event | None = None  # of a run whose disk is full
+        self.stopped: NormstudyError | None = None  # why nothing more is sent
+        self.away_since: float | None = None  # by the monotonic clock
+        self.done = False  # the run has ended, and all is there
+
+    @property
+    def run_id(self) -> str:
+        """Of the run that it is attached to."""
+        assert self.run
+        return self.run.run_id
+
+    def attach(self, waiting: str | None = None) -> None:
+        """Find the run of this record, or make it. `waiting` is an empty run to use instead of a new one.
+
+        Of runs that several processes made of copies of one record at once, all keep the same one.
+
+        Raises `RunDeleted`, or `Superseded` when its trial has finished in another run.
+        """
+        begin, experiment = self.begin, self.server.experiment(self.begin.experiment)
+        known = self.server.runs(experiment, Tag.RECORD, self.log.id, deleted=True)
+        if known and all(run.deleted for run in known):
+            raise RunDeleted(f"{begin.name}: run {known[0].run_id} was deleted")
+        if not known:
+            if (other := self._rival(experiment, None)) and other.status == "FINISHED":
+                raise Superseded(f"{begin.name} has finished elsewhere, as run {other.run_id}")
+            made = self._make(experiment, waiting)
+            known = self.server.runs(experiment, Tag.RECORD, self.log.id)
+            if (kept := canonical(known)) and kept.run_id != made:
+                self.server.delete(made)
+        self.run, self.content = canonical([run for run in known if not run.deleted]), None
+        if self.run is None:
+            raise RunDeleted(f"{begin.name}: its run was deleted as it was made")
+
+    def _make(self, experiment: str, waiting: str | None) -> str:
+        begin = self.begin
+        marks: dict[str, str] = {
+            Tag.NAME: begin.name,
+            begin.key_tag: self.log.key,
+            Tag.RECORD: self.log.id,
+            Tag.MACHINE: begin.machine,
+            Tag.HOST: begin.host,
+            Tag.HEARTBEAT: now(),
+            **({Tag.REPLACES: ",".join(begin.replaces)} if begin.replaces else {}),
+        }
+        if begin.parent:
+            studies = self.server.runs(experiment, Tag.RECORD, begin.parent)
+            if not studies:
+                raise ServerAway(f"tracking server {where()}: the study of {begin.name} is not there")
+            marks[Tag.PARENT] = studies[0].run_id
+        if waiting:
+            self.server.log(waiting, tags=marks)
+        return waiting or self.server.create(experiment, marks)
+
+    def retire(self, run: StoredRun, successor: str, reason: str) -> None:
+        """End a run that another one goes on for; it is never written again."""
+        self.server.log(run.run_id, tags={Tag.SUPERSEDED_BY: successor, Tag.FAILURE: reason})
+        self.server.set_status(run.run_id, "KILLED")
+
+    def _rival(self, experiment: str, own: str | None) -> StoredRun | None:
+        """The run that counts for this trial, if that is not `own`; studies have no rivals. A process that trains gives
+        way to one that runs or has diverged, too; a result that is there to be sent only to one that has finished."""
+        if self.begin.key_tag != Tag.TRIAL_KEY:
+            return None
+        gives_way, runs = self.trains and not self.log.has_result, []
+        for run in self.server.runs(experiment, Tag.TRIAL_KEY, self.log.key):
+            if run.status == "FINISHED" or (gives_way and (is_result(run) or run.status == "RUNNING")):
+                runs.append(run)
+        best = canonical([run for run in runs if run.run_id not in self.begin.replaces])
+        return None if best is None or best.run_id == own else best
+
+    def is_ahead(self) -> bool:
+        """Whether its run has epochs that the log lacks: the record was replaced by an older copy of itself."""
+        assert self.run
+        self.content = self.server.content(self.run, ())
+        return any(steps - self.log.epochs for steps in self.content.steps.values())
+
+    def require_lease(self) -> None:
+        """The run is this process's to write. Raises `Superseded` when another run counts, `RunDeleted`, and
+        `ServerAway` when the server has lost the run: the next push makes it anew."""
+        run = self.server.get(self.run_id)
+        if run is None:
+            lost, self.run = self.run_id, None
+            raise ServerAway(f"tracking server {where()}: it has lost run {lost}")
+        if run.deleted:
+            raise RunDeleted(f"{self.begin.name}: run {run.run_id} was deleted; the same command trains it anew")
+        if by := run.tags.get(Tag.SUPERSEDED_BY):
+            raise Superseded(f"{self.begin.name}: run {run.run_id} was taken over by run {one_line(by)}")
+        if rival := self._rival(run.experiment_id, run.run_id):
+            self.retire(run, rival.run_id, f"run {rival.run_id} has this trial")
+            raise Superseded(f"{self.begin.name}: run {rival.run_id} has this trial, run {run.run_id} ends")
+        self.run = run
+
+    def push(self) -> None:
+        """Send what the server lacks. Raises `ServerAway`, `Refused`, `Superseded`, or `StorageError` for a record that
+        is damaged."""
+        size, unwritten = self.log.whole_size(), self.unwritten_end
+        if size == self.size and unwritten is None:
+            return
+        wanted = Wanted.by(self.log.events(), unwritten)
+        if self.run is None:
+            self.attach()
+        self.require_lease()
+        assert self.run
+        if is_result(self.run) and not self.log.has_result:  # a later copy of this record has brought it to its end
+            self.size, self.done = size, True
+            return
+        try:
+            self._send(wanted)
+            if wanted.end:
+                self.content = None  # asked anew: the server may have been restored from a backup since
+                self._send(wanted)
+                self._end(wanted.end)
+        except Refused:
+            self.require_lease()  # a deleted run refuses everything
+            raise
+        self.size = size
+        if unwritten:  # one that was set meanwhile is still to be sent
+            self.unwritten_end = None
+
+    def _send(self, wanted: Wanted) -> None:
+        assert self.run
+        has = self.content or self.server.content(self.run, {folder_of(name) for name in wanted.files})
+        self.content = has
+        if wanted.end is None and self.run.status != "RUNNING":
+            self.server.set_status(self.run_id, "RUNNING")
+            self.server.drop_tags(self.run_id, [t for t in (Tag.FAILURE, Tag.FAILURE_STEP) if t in self.run.tags])
+        # `mlflow run` has logged its -P values as they were typed, and MLflow refuses another spelling of one
+        params = {name: value for name, value in wanted.params.items() if name not in self.run.params}
+        tags = {name: value for name, value in wanted.tags.items() if self.run.tags.get(name) != value}
+        if params or tags:
+            self.server.log(self.run_id, tags=tags, params=params)
+        if len(wanted.datasets) > has.datasets:
+            self.server.log_datasets(self.run_id, wanted.datasets)
+            has.datasets = len(wanted.datasets)
+        points = [
+            (name, value, event.time, event.step)
+            for event in wanted.epochs.values()
+            for name, value in event.metrics.items()
+            if event.step not in has.steps.setdefault(name, set())
+        ]
+        if points:
+            self.server.log_metrics(self.run_id, points)
+        for name, _, _, step in points:
+            has.steps[name].add(step)
+        for name in wanted.files:
+            file = self._file(wanted, name)
+            if has.files.get(name) != file.stat().st_size:
+                self.server.upload(self.run_id, file, folder_of(name))
+                has.files[name] = file.stat().st_size
+        if wanted.model and not has.model:
+            trained = wanted.model
+            model = DigitNet(trained.norm, network=trained.network, groups=trained.groups)
+            model.load_state_dict(load_file(self._file(wanted, trained.weights)))
+            self.server.log_model(self.run_id, model, trained.step)
+            has.model = True
+
+    def _file(self, wanted: Wanted, name: str) -> Path:
+        folder, digest = wanted.files.get(name, ("", ""))
+        return self.log.file(folder, name, digest)
+
+    def _end(self, end: Event) -> None:
+        """End the run; if it was taken over just before, it must not count."""
+        self.require_lease()
+        if end.tags:
+            self.server.log(self.run_id, tags=end.tags)
+        self.server.set_status(self.run_id, str(end.status))
+        try:
+            self.require_lease()
+        except Superseded:
+            with suppress(Refused):  # it was deleted
+                self.server.set_status(self.run_id, "KILLED")
+            raise
+        self.done = True
+
+    def give_up(self) -> str:
+        """End a run whose content is refused as FAILED; a line that says what became of it."""
+        reason = f"not all of it could be stored: {self.stopped}"
+        try:
+            self.require_lease()
+            self.server.log(self.run_id, tags={Tag.FAILURE: reason})
+            self.server.set_status(self.run_id, "FAILED")
+        except (NormstudyError, AssertionError):
+            reason += "; its run stays as it is"
+        return f"{self.begin.name}: {reason}; its record waits in {self.log.folder} for `python -m normstudy sync`"
+
+    def beat(self) -> None:
+        """Tell the server that this process lives. Raises `Superseded` when the run was deleted or taken over."""
+        if self.run and not self.done and not self.stopped and (run := self.server.get(self.run_id)):
+            if run.deleted or Tag.SUPERSEDED_BY in run.tags:
+                raise Superseded(f"{self.begin.name}: run {run.run_id} was deleted or taken over")
+            self.server.log(run.run_id, tags={Tag.HEARTBEAT: now()})
+
+    def news(self) -> None:
+        """To call after each event: raises why nothing more is sent, if so."""
+        if self.stopped:
+            raise self.stopped
+
+    def is_worth_waiting(self) -> bool:
+        """Whether something is unsent, and the server not away for long."""
+        if self.stopped or self.away_since is None:
+            return False
+        return time.monotonic() - self.away_since < PATIENCE_SECONDS
+
+
+def now() -> str:
+    """The time as a heartbeat, which is only ever compared with the one before: no two clocks are."""
+    return str(time.time_ns() // 1_000_000)
+
+
+def folder_of(artifact: str) -> str:
+    """The folder of an artifact; "" is the root."""
+    return str(PurePosixPath(artifact).parent).removeprefix(".")
+
+
+def canonical(runs: Sequence[StoredRun]) -> StoredRun | None:
+    """Of the runs of one trial, newest first, the one that counts: the newest that finished; else, of those that no
+    other replaces, one that diverged, one that runs, any; of several the first, so that all who ask agree."""
+    runs = [run for run in runs if Tag.SUPERSEDED_BY not in run.tags] or list(runs)
+    replaced = {run_id for run in runs for run_id in run.replaces}
+    finished = [run for run in runs if run.status == "FINISHED"]
+    rest = sorted((run for run in runs if run.run_id not in replaced), key=_order)
+    return next(iter([*finished, *rest]), None)
+
+
+def _order(run: StoredRun) -> tuple[bool, bool, int, str]:
+    return not is_result(run), run.status != "RUNNING", run.started, run.run_id
+
+
+def deliver(log: EventLog, server: Server, status: Status, reason: str) -> Upload:
+    """Send what waits in a record whose lock the caller has; what has a result, and has arrived, is removed here.
+
+    A record of this machine without an end is of a process that was killed: its run ends with this status and reason.
+    That of another machine stays open: its process may still train.
+    """
+    if log.end is None and log.is_of_this_machine:
+        log.append(Event(status=status, tags={Tag.FAILURE: reason}))
+    upload = Upload(log, server)
+    upload.push()
+    if upload.done and (log.has_result or (upload.run and is_result(upload.run))):
+        log.remove()
+    return upload

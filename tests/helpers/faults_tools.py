@@ -1,0 +1,261 @@
+"""Trials as processes that tests kill, and what must have come of them: the outcome of a run, to the byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import mlflow
+from mlflow.entities import Run, ViewType
+
+from helpers.project import clean_environment, run_cli
+from normstudy.config import TrainConfig
+from normstudy.tracking import Artifact, Metric, Tag
+
+KILLED_TRIAL = TrainConfig(norm="bn", l1=1e-5, epochs=8, train_size=1280, device="cpu")
+METRICS = [metric for metric in Metric if metric not in (Metric.VAL_LOSS, Metric.VAL_ACCURACY)]
+START_SECONDS = 180  # that a process may take to its first epoch, on a machine with other work
+THREE_TRIALS = '''"""Do three trials end well?"""
+
+from normstudy.config import TrainConfig
+
+
+def trials():
+    return [TrainConfig(norm=norm, epochs={epochs}, train_size=640, device="cpu") for norm in ("bn", "gn", "ln")]
+'''
+
+
+# Other machines' heartbeats are watched for as long as these need to be told from the dead, and no longer.
+QUICK = """
+import sys
+from normstudy.launch import registry
+from normstudy.tracking import uploader
+registry.STALE_SECONDS, registry.WATCH_SECONDS, uploader.HEARTBEAT_SECONDS = 8.0, 0.5, 0.5
+from normstudy.cli import main
+sys.argv[0] = "normstudy"
+main()
+"""
+
+
+def options(config: TrainConfig) -> list[str]:
+    """The command line of a trial."""
+    return config.command().split()[4:]
+
+
+@dataclass
+class Started:
+    """A process, and what it prints, with the time of each line."""
+
+    process: subprocess.Popen[str]
+    out: list[tuple[float, str]] = field(default_factory=list)
+    err: list[tuple[float, str]] = field(default_factory=list)
+    readers: list[threading.Thread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err)):
+            assert stream
+            self.readers.append(threading.Thread(target=self._read, args=(stream, lines), daemon=True))
+            self.readers[-1].start()
+
+    @staticmethod
+    def _read(stream: IO[str], lines: list[tuple[float, str]]) -> None:
+        for line in stream:
+            lines.append((time.time(), line.rstrip("\n")))
+
+    def printed(self, start: str, count: int = 1) -> bool:
+        """Whether it has printed so many lines that begin like this."""
+        return sum(line.startswith(start) for _, line in list(self.out)) >= count
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def wait(self, seconds: float = 180) -> int:
+        """Its exit status, once all that it printed is read."""
+        status = self.process.wait(seconds)
+        for reader in self.readers:
+            reader.join(seconds)
+        return status
+
+    @property
+    def told(self) -> list[str]:
+        """What it said to its user on standard error."""
+        return [line for _, line in self.err if line.startswith("normstudy: ")]
+
+    @property
+    def epochs(self) -> list[tuple[float, str]]:
+        return [(when, line) for when, line in self.out if line.startswith("epoch ")]
+
+
+@dataclass(kw_only=True)
+class Place:
+    """A store with the records of this machine beside it."""
+
+    folder: Path
+    store: str
+    machine: str = "state"  # name of the folder of its records: another one is another machine
+    started: list[Started] = field(default_factory=list)
+
+    @classmethod
+    def at(cls, folder: Path, migrated: Path) -> "Place":
+        """An SQLite store in a new folder, copied from one that has its tables."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mlflow.db").write_bytes(migrated.read_bytes())
+        return cls(folder=folder, store=f"sqlite:///{folder / 'mlflow.db'}")
+
+    @property
+    def state(self) -> Path:
+        return self.folder / self.machine
+
+    def elsewhere(self, name: str) -> "Place":
+        """The same store as another machine uses it; its processes end with those of this one."""
+        return replace(self, machine=name)
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient(self.store)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return clean_environment(self.store, **{"NORMSTUDY_STATE": str(self.state), **more})
+
+    def start(self, *arguments: str, code: str | None = None, **environment: str) -> Started:
+        """`python -m normstudy ...`, or this code with these arguments; killed with the test at the latest."""
+        command = ["-c", code] if code else ["-m", "normstudy"]
+        process = subprocess.Popen(
+            [sys.executable, *command, *arguments],
+            cwd=self.folder,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that a test can signal its whole group, and nobody else's
+        )
+        self.started.append(Started(process))
+        return self.started[-1]
+
+    def train(self, config: TrainConfig, *more: str, **environment: str) -> Started:
+        return self.start("train", *options(config), *more, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        settings = {"NORMSTUDY_STATE": str(self.state), **environment}
+        return run_cli(*arguments, store=self.store, cwd=self.folder, **settings)
+
+    def finish(self, config: TrainConfig) -> None:
+        """Run the trial to its end."""
+        done = self.run("train", *options(config))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def runs(self, query: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+        experiments = [one.experiment_id for one in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, query, view))
+
+    def run_of(self, config: TrainConfig) -> Run:
+        """The one run of a trial. Deleted ones count too."""
+        [run] = self.runs(f"tags.`{Tag.TRIAL_KEY}` = '{config.trial_key}'", ViewType.ALL)
+        return run
+
+    def checkpoints(self) -> list[Path]:
+        """Of all its trials, the newest first."""
+        return sorted(self.state.glob("checkpoints/*/epoch_*.pt"), reverse=True)
+
+    def stop(self) -> None:
+        """Kill what is left of this test's processes."""
+        for started in self.started:
+            if not started.ended():
+                started.kill()
+
+
+@contextmanager
+def stopping(place: Place) -> Iterator[Place]:
+    try:
+        yield place
+    finally:
+        place.stop()
+
+
+def wait_until(happened: Callable[[], Any], seconds: float = START_SECONDS, what: str = "what was waited for") -> None:
+    """Wait until something has happened. Raises `TimeoutError` naming `what` when it does not."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.01)
+
+
+def kill_after(trial: Started, epochs: int) -> None:
+    """SIGKILL once it has printed so many epochs, while the next one runs."""
+    wait_until(lambda: trial.printed("epoch ", epochs) or trial.ended())
+    time.sleep(0.2)
+    trial.kill()
+    assert trial.process.returncode == -signal.SIGKILL, trial.err
+
+
+def require_whole(place: Place, config: TrainConfig, run: Run | None = None) -> Run:
+    """The trial's only run, or this one, FINISHED, with each epoch once, all artifacts and one model."""
+    run = run or place.run_of(config)
+    assert run.info.status == "FINISHED"
+    assert Tag.FAILURE not in run.data.tags
+    for metric in METRICS:
+        steps = [point.step for point in place.client.get_metric_history(run.info.run_id, metric)]
+        assert steps == list(range(1, config.epochs + 1)), metric
+    models = place.client.search_logged_models([run.info.experiment_id])
+    [model] = [model for model in models if model.source_run_id == run.info.run_id]
+    assert model.status == "READY"
+    [output] = place.client.get_run(run.info.run_id).outputs.model_outputs
+    assert (output.model_id, output.step) == (model.model_id, config.epochs)
+    return run
+
+
+def outcome(place: Place, run: Run) -> dict[str, bytes | str]:
+    """All that a run has come to: each artifact's bytes, and each metric but the time it took, to the last bit."""
+    root = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, tracking_uri=place.store))
+    found: dict[str, bytes | str] = {
+        str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()
+    }
+    assert {Artifact.WEIGHTS, Artifact.MISCLASSIFIED, Artifact.GRID, Artifact.CONFUSION} <= set(found)
+    assert sum(name.startswith(Artifact.TEN) for name in found) == 10
+    for metric in METRICS:
+        if metric != Metric.EPOCH_SECONDS:
+            history = place.client.get_metric_history(run.info.run_id, metric)
+            found[metric] = " ".join(point.value.hex() for point in history)
+    return found
+
+
+def require_same(place: Place, config: TrainConfig, expected: dict[str, bytes | str], run: Run | None = None) -> None:
+    """The trial has come, as one whole run, to the same to the byte."""
+    found = outcome(place, require_whole(place, config, run))
+    assert set(found) == set(expected)
+    assert [name for name, content in found.items() if content != expected[name]] == []
+
+
+def require_whole_study(place: Place, epochs: int) -> None:
+    """One FINISHED run a trial, below one FINISHED parent; each epoch once, all artifacts."""
+    [parent] = place.runs(f"tags.`{Tag.STUDY_KEY}` LIKE '%'")
+    trials = place.runs(f"tags.`{Tag.TRIAL_KEY}` LIKE '%'")
+    assert parent.info.status == "FINISHED"
+    assert sorted(run.data.tags[Tag.VARIANT] for run in trials) == ["BN", "GN", "LN"]
+    for run in trials:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags[Tag.PARENT] == parent.info.run_id
+        for metric in METRICS:
+            history = place.client.get_metric_history(run.info.run_id, metric)
+            assert [point.step for point in history] == list(range(1, epochs + 1)), metric
+        outcome(place, run)
+
+
+def seeded() -> random.Random:
+    """Printed, so that a failure can be repeated: FAULTS_SEED sets it."""
+    seed = int(os.environ.get("FAULTS_SEED", "20"))
+    print(f"FAULTS_SEED={seed}")
+    return random.Random(seed)
