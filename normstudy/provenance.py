@@ -7,6 +7,7 @@ import platform
 import subprocess
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -69,19 +70,30 @@ def require_archives(dataset: str) -> None:
         pass
 
 
-def git_state() -> dict[str, str]:
-    """The commit that runs, and whether the tree differs from it; `unknown` outside a git checkout."""
+def git_state() -> tuple[str, str]:
+    """The commit that runs, and whether the tree differs from it, `true` or `false`; both are `unknown` outside a git
+    checkout."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}
+        return git("rev-parse", "HEAD"), str(bool(git("status", "--porcelain"))).lower()
     except (OSError, subprocess.CalledProcessError):
-        return {"git_commit": "unknown", "git_dirty": "unknown"}
+        return "unknown", "unknown"
 
 
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the CPU's model."""
+    with suppress(OSError):  # where it is, `platform.processor` is empty or names the architecture only
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

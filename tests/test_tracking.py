@@ -1,6 +1,7 @@
 """What a real run leaves in a real store, and that it always ends in a true state."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +57,9 @@ def test_run_has_the_resolved_config_and_its_provenance(run: Run) -> None:
     tags = run.data.tags
     assert tags[Tag.TRIAL_KEY] == CONFIG.trial_key
     assert tags["normstudy.threads"] == "1"
-    assert tags["normstudy.version.torch"] == torch.__version__.split("+")[0]
-    assert {"git_commit", "git_dirty", "data_digest", "device", "version.python"} <= {
-        name.removeprefix("normstudy.") for name in tags
-    }
+    assert tags[Tag.TORCH] == torch.__version__.split("+")[0]
+    assert all(tags[tag] for tag in (Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DATA_DIGEST, Tag.DEVICE, Tag.PROCESSOR))
+    assert tags["normstudy.version.python"] == platform.python_version()
 
 
 def test_run_says_what_it_is_what_came_out_and_how_to_repeat_it(run: Run) -> None:
@@ -73,7 +73,7 @@ def test_run_says_what_it_is_what_came_out_and_how_to_repeat_it(run: Run) -> Non
 def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
     inputs = {tag.value: entry.dataset for entry in run.inputs.dataset_inputs for tag in entry.tags}
     assert set(inputs) == {"train", "test"}
-    assert inputs["train"].digest == run.data.tags["normstudy.data_digest"]
+    assert inputs["train"].digest == run.data.tags[Tag.DATA_DIGEST]
     assert inputs["test"].digest == load_images()[1].digest
 
 

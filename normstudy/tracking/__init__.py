@@ -43,6 +43,12 @@ class Tag(StrEnum):
     STUDY = "normstudy.study"
     SIDE_BY_SIDE = "normstudy.side_by_side"
     CORES = "normstudy.cores"
+    PROCESSOR = "normstudy.processor"
+    GIT_COMMIT = "normstudy.git_commit"
+    GIT_DIRTY = "normstudy.git_dirty"
+    DATA_DIGEST = "normstudy.data_digest"
+    DEVICE = "normstudy.device"
+    TORCH = "normstudy.version.torch"  # other libraries have such a tag, too
     STACK = "normstudy.stack"
     FAILURE = "normstudy.failure"
     FAILURE_STEP = "normstudy.failure_step"

@@ -18,7 +18,7 @@ from normstudy.errors import Interrupted, StorageError
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
 from normstudy.files import writing
 from normstudy.model import DigitNet
-from normstudy.provenance import git_state, library_versions, usable_cores
+from normstudy.provenance import git_state, library_versions, processor, usable_cores
 from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.tracking.checkpoint import Checkpoints
 from normstudy.tracking.event_log import Event, EventLog, TrainedModel, TrialLock, own_path
@@ -117,16 +117,19 @@ class TrialRun(LeasedRun):
     ) -> None:
         """Everything known before the first step: parameters, tags, datasets, the configuration."""
         self.config, self.epochs, log = config, self.log.epochs, self.log
+        commit, dirty = git_state()
         tags = {
             **identity(config),
             **more,
             Tag.NOTE: describe(config, "No result: this run has not finished."),
             Tag.CORES: usable_cores(),
+            Tag.PROCESSOR: processor(),
             Tag.STACK: stack,
-            "normstudy.data_digest": data.train.digest,
-            "normstudy.device": device,
+            Tag.GIT_COMMIT: commit,
+            Tag.GIT_DIRTY: dirty,
+            Tag.DATA_DIGEST: data.train.digest,
+            Tag.DEVICE: device,
             "normstudy.threads": config.threads,
-            **{f"normstudy.{name}": value for name, value in git_state().items()},
             **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
         }
         params = {**config.model_dump(), "parameters": parameters}
