@@ -20,7 +20,6 @@ from normstudy.evaluate import Evaluation, evaluate_stack
 from normstudy.model import DigitNet, count_parameters, stacked, unstacked
 from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
 from normstudy.tracking import Metric, RunLog, Tracker
-from normstudy.tracking.checkpoint import restore, snapshot
 
 StopSignal = Callable[[], int | None]
 
@@ -59,9 +58,8 @@ def train_together(
 
     with open_runs(configs, tracker, data, model, device) as runs, progress_bar(config, seeds, steps) as bar:
         checkpoints = tracker.checkpoints(configs)
-        done, state = checkpoints.newest()
+        done = checkpoints.restore(training)
         if done:
-            restore(state, *training)
             announce_resumed(bar, done, config, steps)
         step = training_step(model, optimizer, config)
         for epoch in range(done + 1, config.epochs + 1):
@@ -89,7 +87,7 @@ def train_together(
             if not runs:
                 break
             if epoch < config.epochs:
-                checkpoints.save(epoch, snapshot(*training))
+                checkpoints.save(epoch, training)
     checkpoints.delete()
     if stopped:
         raise stopped[0]

@@ -100,14 +100,14 @@ def test_a_trial_killed_at_its_weakest_points_comes_to_the_same(
     place: Place, reference: dict[str, bytes | str]
 ) -> None:
     points = [
-        "normstudy.client/Server/create",  # its record is made, and no run
-        "normstudy.upload/Upload/require_lease",  # its run is made, and nothing is in it
-        "normstudy.checkpoint/Checkpoints/save",  # an epoch is logged, its checkpoint is not written
-        "normstudy.checkpoint/Checkpoints/delete",  # all is logged, not all is on the server
-        "normstudy.logged_model/Model/log",  # its model is begun on the server
+        "normstudy.tracking.client/Server/create",  # its record is made, and no run
+        "normstudy.tracking.upload/Upload/require_lease",  # its run is made, and nothing is in it
+        "normstudy.tracking.checkpoint/Checkpoints/save",  # an epoch is logged, its checkpoint is not written
+        "normstudy.tracking.checkpoint/Checkpoints/delete",  # all is logged, not all is on the server
+        "normstudy.tracking.logged_model/Model/log",  # its model is begun on the server
         "mlflow.pytorch//save_model",  # and linked to the run, but not there
-        "normstudy.client/Server/set_status",  # all is on the server but its end
-        "normstudy.event_log/EventLog/remove",  # its end, too; the record stays
+        "normstudy.tracking.client/Server/set_status",  # all is on the server but its end
+        "normstudy.tracking.event_log/EventLog/remove",  # its end, too; the record stays
     ]
     for point in points:
         dying = place.start(point, "train", *options(KILLED_TRIAL), code=DYING)

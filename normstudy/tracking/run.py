@@ -97,8 +97,8 @@ class LogTracker:
         """Those of a job; none that is ahead of what the logs have of an epoch."""
         logs = [run.log for run in self.runs.values()]
         key = "+".join(config.trial_key for config in configs)
-        newest = min(max(log.epochs, default=0) for log in logs)
-        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, newest=newest)
+        limit = min(max(log.epochs, default=0) for log in logs)
+        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, limit=limit)
 
 
 class TrialRun(LeasedRun):

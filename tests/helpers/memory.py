@@ -10,7 +10,7 @@ from normstudy.data import Data, Split
 from normstudy.evaluate import Evaluation
 from normstudy.model import DigitNet
 from normstudy.tracking import Metric
-from normstudy.tracking.checkpoint import Checkpoints, State
+from normstudy.tracking.checkpoint import Checkpoints, Training
 
 
 class MemoryRun:
@@ -40,7 +40,7 @@ class NoCheckpoints(Checkpoints):
     def __init__(self) -> None:
         super().__init__(Path("/nowhere"), "")
 
-    def save(self, epoch: int, state: State) -> None:
+    def save(self, epoch: int, training: Training) -> None:
         pass
 
 
