@@ -175,11 +175,11 @@ def field_options(*, optional: bool) -> list[inspect.Parameter]:
 
     Values stay text: `TrainConfig` alone parses and checks them, here, under `mlflow run` and in the notebook.
     """
-    from normstudy.config import TABLES, TrainConfig, names_in
+    from normstudy.config import TrainConfig
 
     options = []
     for name, field in TrainConfig.model_fields.items():
-        choices = names_in(TABLES[name]) if name in TABLES else getattr(field.annotation, "__args__", ())
+        choices = getattr(field.annotation, "__args__", ())  # of a `Literal`
         metavar = "|".join(choices) or getattr(field.annotation, "__name__", "").upper()
         annotation = Annotated[str | None, typer.Option(metavar=metavar, help=field.description)]
         default = None if optional else str(field.default)

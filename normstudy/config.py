@@ -3,15 +3,12 @@
 The command line, the MLproject parameters and the notebook derive from `TrainConfig`; tests compare them.
 """
 
-import ast
 import hashlib
 import reprlib
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from normstudy.errors import ConfigError, one_line
 from normstudy.provenance import data_digest
@@ -22,20 +19,13 @@ L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})  # the main three
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
 ADDED = ("l1_on",)
-TABLES = {"norm": "NORMS", "network": "NETWORKS"}  # fields whose values are the keys of a table in model.py
 
+# The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.
+Norm = Literal["bn", "gn", "ln", "in", "none"]
+CoarseNetwork = Literal["plain", "wide", "skip", "late", "deep", "deepskipless", "small", "narrow", "narrowplain"]
+FineNetwork = Literal["fine", "finer", "finewide", "finelarge", "finelast", "finedeep"]  # their first kernels are 3x3
+Network = Literal[CoarseNetwork, FineNetwork]
 Number = Annotated[float, AfterValidator(lambda value: value + 0.0)]  # -0.0 becomes 0.0: one trial has one key
-
-
-@cache
-def names_in(table: str) -> tuple[str, ...]:
-    """Keys of `NORMS` or `NETWORKS` in model.py, read from its source: importing it would load torch, 2 s, into each
-    `--help`."""
-    tree = ast.parse((Path(__file__).parent / "model.py").read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == table:
-            return tuple(ast.literal_eval(key) for key in node.value.keys)  # type: ignore[union-attr]
-    raise AssertionError(f"model.py has no table {table}")
 
 
 class TrainConfig(BaseModel):
@@ -46,10 +36,10 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    norm: str = Field("gn", description="normalisation layer")
+    norm: Norm = Field("gn", description="normalisation layer")
     l1: Number = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over what l1_on says")
     l1_on: Literal["weights", "all"] = Field("weights", description="convolution and linear weights, or all parameters")
-    network: str = Field("plain", description="network, a row of NETWORKS in model.py")
+    network: Network = Field("plain", description="network, a row of NETWORKS in model.py")
     dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
     epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
@@ -66,14 +56,6 @@ class TrainConfig(BaseModel):
     train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
     threads: int = Field(1, ge=1, le=256, description="CPU threads; another number gives other last bits")
-
-    @field_validator("norm", "network")
-    @classmethod
-    def _is_in_the_table(cls, value: str, info: Any) -> str:
-        names = names_in(TABLES[str(info.field_name)])
-        if value not in names:
-            raise ValueError(f"unknown {info.field_name}; choose from {', '.join(names)}")
-        return value
 
     @model_validator(mode="after")
     def _data_suffice(self) -> "TrainConfig":
@@ -110,7 +92,8 @@ class TrainConfig(BaseModel):
 
         `device` is left out: it says where a trial runs, not which trial it is. So is each of `ADDED` at its default.
         """
-        usual = {name for name, default in _added().items() if getattr(self, name) == default}
+        fields = type(self).model_fields
+        usual = {name for name in ADDED if getattr(self, name) == fields[name].default}
         canonical = self.model_dump_json(exclude={"device", *usual}) + data_digest(self.dataset)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -119,12 +102,6 @@ class TrainConfig(BaseModel):
         changed = {name: value for name, value in self if value != type(self).model_fields[name].default}
         options = [f"--{name.replace('_', '-')} {value}" for name, value in {"norm": self.norm, **changed}.items()]
         return " ".join(["python -m normstudy train", *options])
-
-
-@cache
-def _added() -> dict[str, Any]:
-    """The defaults of `ADDED`; pydantic takes as long to find them as to write the whole configuration."""
-    return {name: TrainConfig.model_fields[name].default for name in ADDED}
 
 
 def in_one_line(error: ValidationError) -> str:
@@ -139,10 +116,10 @@ def _refusal(detail: Any) -> str:
     name = detail["loc"][0]
     if detail["type"] == "extra_forbidden":
         return f"unknown setting {one_line(repr(name))}; choose from {', '.join(TrainConfig.model_fields)}"
-    return f"{name}={_shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{name}={_as_given(detail['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _shown(value: Any) -> str:
+def _as_given(value: Any) -> str:
     """A refused value: text as it was given unless it would break or hide the line, anything else as Python has it."""
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= 100 else reprlib.repr(value)
@@ -164,15 +141,12 @@ def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
         if name not in ("seed", "device")  # `device` isn't part of the trial's key, either
         and any(len({getattr(config, name) for config in trials}) > 1 for trials in by_variant.values())
     ]
-    return [
-        ", ".join(
-            [
-                config.variant,
-                *(f"{name} {_text(getattr(config, name))}" for name in differing if _has_effect(name, config)),
-            ]
-        )
-        for config in configs
-    ]
+
+    def label(config: TrainConfig) -> str:
+        settings = [f"{name} {_shortest(getattr(config, name))}" for name in differing if _has_effect(name, config)]
+        return ", ".join([config.variant, *settings])
+
+    return [label(config) for config in configs]
 
 
 def _has_effect(name: str, config: TrainConfig) -> bool:
@@ -180,6 +154,6 @@ def _has_effect(name: str, config: TrainConfig) -> bool:
     return bool(config.l1) if name in ("l1", "l1_on") else config.norm == "gn" if name == "groups" else True
 
 
-def _text(value: Any) -> str:
+def _shortest(value: Any) -> str:
     """As short as `:g` makes it, where that is the same number: no two groups share a label."""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -76,20 +76,20 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--norm", "foo"], "norm=foo: unknown norm; choose from bn, gn, ln, in, none"),
+        (["train", "--norm", "foo"], "norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         (["train", "--epochs", "abc"], "epochs=abc: input should be a valid integer"),
         (["train", "--lr", "-0.1"], "lr=-0.1: input should be greater than 0"),
         (["train", "--l1", "nan"], "l1=nan: input should be a finite number"),
         (["train", "--batch-size", "70000"], "batch_size 70000 is more than the 60000 training images"),
         (["train", "--zoo", "1"], "No such option: --zoo; choose from --force, --offline, --norm, --l1"),
         (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
-        (["train", "--network", "foo"], "network=foo: unknown network; choose from plain, "),
+        (["train", "--network", "foo"], "network=foo: input should be 'plain', "),
         (["study", ASSIGNMENT, "--groups", "3"], "groups=3 does not divide the 8 channels"),
         (["study", ASSIGNMENT, "--seeds", "-1"], "--seeds"),
         (["study", "nowhere.py"], "experiment=nowhere.py: no such file"),
         (["study", ASSIGNMENT, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["study", "--workers", "-1"], "--workers"),
-        (["train", "--norm", "gn\nx"], r"norm='gn\nx': unknown norm; choose from bn, gn, ln, in, none"),
+        (["train", "--norm", "gn\nx"], r"norm='gn\nx': input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         (["train", "--device", "\x1b[2J"], r"device='\x1b[2J': input should be 'auto', 'cpu', 'cuda' or 'mps'"),
         (["study", "no\nwhere.py"], "experiment=no where.py: no such file; choose from "),
         (["study", "--workers", "x\ny"], "--workers"),
@@ -148,7 +148,7 @@ def test_output_that_nobody_reads_ends_quietly_with_status_1() -> None:
 def test_bad_input_of_the_real_command_is_one_line_with_status_2(tmp_path: Path) -> None:
     done = run_cli("train", "--norm", "foo", store=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert done.returncode == 2
-    assert only_line(done.stderr) == "normstudy: error: norm=foo: unknown norm; choose from bn, gn, ln, in, none"
+    assert only_line(done.stderr) == "normstudy: error: norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"
 
 
 def test_divergence_is_one_line_with_status_1(store: str, command_line: CommandLine) -> None:

@@ -98,7 +98,7 @@ def test_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
         ("raise ValueError('first\\nsecond')\n", "some.py:1: ValueError: first second"),
         ("import sys\nsys.exit()\n", "some.py:2: it calls sys.exit(None); expected a file that only lists"),
         (returns("1 / 0"), "some.py:5: ZeroDivisionError: division by zero"),
-        (returns("[TrainConfig(norm='foo')]"), "some.py:5: norm=foo: unknown norm; choose from bn, gn, ln, in, none"),
+        (returns("[TrainConfig(norm='foo')]"), "some.py:5: norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         (returns("[TrainConfig.of(epochs=0)]"), "some.py:5: epochs=0: input should be greater than or equal to 1"),
         (returns("(TrainConfig(seed=1 / i) for i in range(2))"), "some.py:5: ZeroDivisionError: division by zero"),
         (returns("[TrainConfig().model_copy(update={'lr': 'x'})]"), "some.py: lr=x: input should be a valid number"),

@@ -93,7 +93,7 @@ def test_mlflow_run_trains_one_variant_whatever_the_spelling_of_its_values(store
 def test_bad_values_fail_in_one_line_and_leave_no_run_running(store: str) -> None:
     expected = {
         ("epochs", "abc"): "epochs=abc: input should be a valid integer",
-        ("norm", "foo"): "norm=foo: unknown norm; choose from bn, gn, ln, in, none",
+        ("norm", "foo"): "norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'",
         ("zoo", "1"): "No such option: --zoo; choose from --force, --offline, --norm",
     }
     for (name, value), message in expected.items():

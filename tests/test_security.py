@@ -95,7 +95,7 @@ NO_TRIALS = [7, [7], [], [{"norm": "../../x"}], [{"epochs": {"a": "b\nc"}}]]
 @pytest.mark.parametrize("study", [{"study": "a"}, ["study"], *({"study": "a", "trials": item} for item in NO_TRIALS)])
 def test_a_plan_that_is_none_is_refused(server: Server, study: Any) -> None:
     server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
-    complaint = "(it is no study|it is a study without trials$|norm=../../x: unknown norm|epochs=)"
+    complaint = "(it is no study|it is a study without trials$|norm=../../x: input should be |epochs=)"
     refused(f"^run {PARENT_ID}: artifact study.json: {complaint}", partial(planned_in, PARENT_ID))
 
 

@@ -71,8 +71,6 @@ def finished_trials(
     lowest: dict[str, int] = {}
     for config, group in trials.values():
         lowest[group] = min(config.seed, lowest.get(group, config.seed))
-    # read_config here and not in threads: TrainConfig reads model.py with ast.parse, which fails there in Python 3.11
-    # ("AST constructor recursion depth mismatch", seen with 16 threads)
     plan = [
         Planned(run=run, config=read_config(run), group=group, draw=config.seed == lowest[group])
         for (config, group), run in ((trial, found[key]) for key, trial in trials.items())
