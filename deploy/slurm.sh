@@ -77,7 +77,7 @@ for ((attempt = 1; ; attempt++)); do
     sleep "${NORMSTUDY_POLL_SECONDS:-3}"
 done
 
-"$bin/python" -m normstudy study "$experiment" --engine ray --address "$address" &
+"$bin/python" -m normstudy study "$experiment" --executor ray --address "$address" &
 driver=$!
 status=0
 wait "$driver" || status=$?

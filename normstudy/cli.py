@@ -4,9 +4,8 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -16,15 +15,6 @@ from normstudy.launch.signals import StopSignal
 
 ASSIGNMENT = Path("experiments/assignment.py")
 
-
-class EngineName(StrEnum):
-    """Where the trials of a study run."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-LOCAL = EngineName.LOCAL
 OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
 FORCE = Annotated[bool, typer.Option("--force", help="train again what has finished, as a new run")]
 
@@ -45,7 +35,9 @@ def study_command(
     experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
     workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
     stack: Annotated[int, typer.Option(min=0, help="seeds of a variant in lock-step; 0: all on a GPU, else 1")] = 0,
-    engine: Annotated[EngineName, typer.Option(help="processes of this machine, or tasks of a Ray cluster")] = LOCAL,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="processes of this machine, or tasks of a Ray cluster")
+    ] = "local",
     address: Annotated[str, typer.Option(help="the Ray cluster's, as ray.init takes it")] = "",
     seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the trials and their state, train nothing")] = False,
@@ -61,30 +53,28 @@ def study_command(
     from normstudy.experiment import load_experiment
 
     loaded = load_experiment(experiment, overrides, seeds=seeds)
-    if address and engine != EngineName.RAY:
-        raise ConfigError(f"address={address}: only with --engine ray")
-    if workers and engine == EngineName.RAY:
-        raise ConfigError(f"workers={workers}: a Ray cluster runs as many as it has CPUs; only with --engine local")
+    if address and executor != "ray":
+        raise ConfigError(f"address={address}: only with --executor ray")
+    if workers and executor != "local":
+        raise ConfigError(f"workers={workers}: a Ray cluster runs as many as it has CPUs; only with --executor local")
+    if executor == "local" and not dry_run:
+        from normstudy.launch.local import preload
 
-    from normstudy.launch import local as processes
+        preload()  # before the imports below, which take as long
+
+    from normstudy.launch import study
 
     if dry_run:
-        from normstudy.launch import study as launch
-
-        for name, state, what in launch.dry_run(loaded, offline=offline):
+        for name, state, what in study.dry_run(loaded, offline=offline):
             print(one_line(f"{name:24s} {state:18s} {what}", None))
         return
-    if engine == EngineName.LOCAL:
-        processes.preload()  # before the imports below, which take as long
-
-    from normstudy.launch.study import study
-
     cluster = None
-    if engine == EngineName.RAY:
-        from normstudy.launch.ray import RayEngine
+    if executor == "ray":
+        from normstudy.launch.ray import RayExecutor
 
-        cluster = RayEngine(address)
-    study(loaded, engine=cluster, workers=workers, stack=stack, force=force, offline=offline, stop_signal=stop_signal)
+        cluster = RayExecutor(address)
+    options: dict[str, Any] = {"workers": workers, "stack": stack, "force": force, "offline": offline}
+    study.study(loaded, executor=cluster, stop_signal=stop_signal, **options)
 
 
 def measure_command(

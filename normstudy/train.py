@@ -21,10 +21,10 @@ from normstudy.model import DigitNet, count_parameters, stacked, unstacked
 from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
 from normstudy.tracking import Metric, RunLog, Tracker
 
-StopSignal = Callable[[], int | None]
+StopCheck = Callable[[], int | None]  # the number of a signal that asked to stop, once one did
 
 
-def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopSignal = lambda: None) -> DigitNet:
+def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopCheck = lambda: None) -> DigitNet:
     """Train `config`, log each epoch and the last one's result to `tracker`, return the trained model.
 
     `stop_signal` is asked at each batch; a signal's number ends the run as KILLED.
@@ -35,7 +35,7 @@ def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopSignal = la
 
 
 def train_together(
-    configs: Sequence[TrainConfig], tracker: Tracker, *, stop_signal: StopSignal = lambda: None
+    configs: Sequence[TrainConfig], tracker: Tracker, *, stop_signal: StopCheck = lambda: None
 ) -> list[DigitNet]:
     """`train`, for configurations that differ in nothing but the seed, in lock-step as one stacked network.
 
@@ -210,7 +210,7 @@ def progress_bar(config: TrainConfig, seeds: list[int], steps: int) -> "tqdm[Any
     return tqdm(total=steps, desc=name, unit="step", disable=None)
 
 
-def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopSignal) -> Batches:
+def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopCheck) -> Batches:
     """The same batches, counted on the bar. Raises `Interrupted` once a stop was asked for."""
     for batch in stream:
         if signal_number := stop_signal():

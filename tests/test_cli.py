@@ -54,7 +54,7 @@ def test_train_options_are_the_fields_of_the_config_with_their_defaults() -> Non
 
 def test_study_options_can_override_every_field() -> None:
     options = options_of("study")
-    own = {"experiment", "workers", "stack", "engine", "address", "seeds", "dry_run", "force", "offline"}
+    own = {"experiment", "workers", "stack", "executor", "address", "seeds", "dry_run", "force", "offline"}
     assert set(options) - own == set(TrainConfig.model_fields)
     assert all(options[name].default is None for name in TrainConfig.model_fields)
 
@@ -100,11 +100,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["report", "--from", "results", "--out", "README.md"], "README.md is no folder; expected a folder"),
         (["fly\n"], "No such command 'fly\\n'; choose from train"),
         (["fly"], "No such command 'fly'; choose from train, study, measure, report, sync, reap"),
-        (["study", "--engine", "x"], "'x' is not one of 'local', 'ray'"),
-        (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --engine ray"),
+        (["study", "--executor", "x"], "'x' is not one of 'local', 'ray'"),
+        (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --executor ray"),
         (
-            ["study", ASSIGNMENT, "--engine", "ray", "--workers", "2"],
-            "workers=2: a Ray cluster runs as many as it has CPUs; only with --engine local",
+            ["study", ASSIGNMENT, "--executor", "ray", "--workers", "2"],
+            "workers=2: a Ray cluster runs as many as it has CPUs; only with --executor local",
         ),
         (
             ["measure", ASSIGNMENT],

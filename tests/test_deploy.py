@@ -256,7 +256,7 @@ def test_slurm_script_starts_the_cluster_studies_and_ends_the_cluster(tmp_path: 
     head, worker, study = sorted((tmp_path / "calls").read_text().splitlines())
     assert re.fullmatch(r"1 --nodes=1 .*--nodelist=n1 .*ray start --head .*--port=24242 .*", head)
     assert re.fullmatch(r"1 --nodes=2 .*--exclude=n1 .*ray start .*--address=127.0.0.1:24242 .*", worker)
-    assert study == "2 study experiments/recipe.py --engine ray --address 127.0.0.1:24242 token of 600"
+    assert study == "2 study experiments/recipe.py --executor ray --address 127.0.0.1:24242 token of 600"
     assert sorted((tmp_path / "ended").read_text().splitlines()) == ["ray", "ray"]
     assert not list((tmp_path / "state").iterdir()), "the token is gone"
 

@@ -84,7 +84,7 @@ class World(RuleBasedStateMachine):
         self.patches.setattr(
             event_log, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=scrambled(next(made))))
         )
-        for name in ("PREDECESSOR_SECONDS", "PATIENCE_SECONDS"):
+        for name in ("PREDECESSOR_SECONDS", "SERVER_AWAY_SECONDS"):
             self.patches.setattr(registry, name, 0.0)
         for module in (registry, maintenance, upload):
             self.patches.setattr(module, "where", lambda: "fake")

@@ -10,9 +10,10 @@ from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
 from normstudy.errors import ResultWaits, StudyError
 from normstudy.experiment import Experiment
+from normstudy.launch import local
 from normstudy.launch import study as launch
-from normstudy.launch.registry import State
-from normstudy.launch.worker import Work
+from normstudy.launch.registry import TrialState
+from normstudy.launch.task import Task
 from normstudy.report.runs import finished_trials, planned_in
 from normstudy.tracking import Tag
 
@@ -25,13 +26,13 @@ def test_trials_share_the_cores_unless_they_fill_two_rounds(
     trials: int, cores: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "usable_cores", lambda: cores)
-    assert launch.side_by_side((TrainConfig(threads=threads),) * trials) == expected
+    assert launch.default_workers((TrainConfig(threads=threads),) * trials) == expected
 
 
-def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
+def test_stacks_hold_the_trials_that_differ_only_in_their_seed() -> None:
     configs = [TrainConfig(norm=norm, seed=seed, device="cpu") for seed in range(5) for norm in ("gn", "ln")]
-    jobs = launch.lock_steps(configs, 2)
-    assert [[(config.norm, config.seed) for config in job] for job in jobs] == [
+    stacks = launch.grouped_in_stacks(configs, 2)
+    assert [[(config.norm, config.seed) for config in stack] for stack in stacks] == [
         [("gn", 0), ("gn", 1)],
         [("gn", 2), ("gn", 3)],
         [("gn", 4)],
@@ -39,11 +40,11 @@ def test_jobs_hold_the_trials_that_differ_only_in_their_seed() -> None:
         [("ln", 2), ("ln", 3)],
         [("ln", 4)],
     ]
-    assert [len(job) for job in launch.lock_steps(configs, 0)] == [1] * 10  # on a CPU
+    assert [len(stack) for stack in launch.grouped_in_stacks(configs, 0)] == [1] * 10  # on a CPU
 
 
-def test_work_for_a_machine_elsewhere_is_the_same_there() -> None:
-    work = Work(
+def test_a_task_for_a_machine_elsewhere_is_the_same_there() -> None:
+    task = Task(
         configs=(TrainConfig(norm="bn", l1=1e-5), TrainConfig(seed=1)),
         experiment="x",
         parent="a" * 32,
@@ -53,7 +54,22 @@ def test_work_for_a_machine_elsewhere_is_the_same_there() -> None:
         stale={"run": "1"},
         state="/state",
     )
-    assert Work.from_json(work.to_json()) == work
+    assert Task.model_validate_json(task.model_dump_json()) == task
+    assert "secret" not in repr(task)
+
+
+def test_a_study_of_uncommitted_changes_says_so(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(*_: object) -> None:
+        """An executor that trains nothing."""
+
+    config = TrainConfig(device="cpu", **SMALL)
+    for dirty, said in (("false", ""), ("true", "normstudy: the working tree has uncommitted changes; ")):
+        monkeypatch.setattr(launch, "git_state", lambda: {"git_dirty": dirty})  # noqa: B023
+        with pytest.raises(StudyError):
+            launch.study(Experiment(name="mine", question="?", configs=(config,)), executor=nothing)
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -> None:
@@ -84,18 +100,18 @@ def test_a_study_that_may_diverge_finishes_and_knows_the_step(store: str) -> Non
         launch.study(replace(planned, may_diverge=False))
 
 
-@pytest.mark.parametrize("state", [State.NEW, State.UNFINISHED])
-def test_nothing_but_divergence_is_expected_of_a_study_that_may_diverge(state: State) -> None:
+@pytest.mark.parametrize("state", [TrialState.NEW, TrialState.UNFINISHED])
+def test_nothing_but_divergence_is_expected_of_a_study_that_may_diverge(state: TrialState) -> None:
     configs = (TrainConfig(), TrainConfig(seed=1))
     planned = Experiment(name="edge", question="?", configs=configs, may_diverge=True)
-    outcomes = {configs[0].trial_key: (State.DIVERGED, ""), configs[1].trial_key: (state, "why")}
+    outcomes = {configs[0].trial_key: (TrialState.DIVERGED, ""), configs[1].trial_key: (state, "why")}
     with pytest.raises(StudyError, match=rf"^study edge: GN, seed 1 is {state} \(why\)$"):
         launch.require_finished(planned, outcomes)
 
 
 def test_trials_that_run_elsewhere_are_said_and_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     configs = (TrainConfig(), TrainConfig(seed=1))
-    outcomes = {configs[0].trial_key: (State.FINISHED, ""), configs[1].trial_key: (State.RUNNING, "run a")}
+    outcomes = {configs[0].trial_key: (TrialState.FINISHED, ""), configs[1].trial_key: (TrialState.RUNNING, "run a")}
     launch.require_finished(Experiment(name="edge", question="?", configs=configs), outcomes)
     assert capsys.readouterr().out == "GN, seed 1 is running elsewhere (run a)\n"
 
@@ -103,12 +119,12 @@ def test_trials_that_run_elsewhere_are_said_and_are_no_failure(capsys: pytest.Ca
 def test_a_study_whose_results_only_wait_here_says_so_with_a_status_of_its_own() -> None:
     planned = Experiment(name="edge", question="?", configs=(TrainConfig(),))
     with pytest.raises(ResultWaits, match=r"^study edge: GN, seed 0 is not on the server \(folder\)$") as error:
-        launch.require_finished(planned, {TrainConfig().trial_key: (State.UNSENT, "folder")})
+        launch.require_finished(planned, {TrainConfig().trial_key: (TrialState.UNSENT, "folder")})
     assert error.value.exit_status == 3
 
 
 def test_process_that_dies_before_it_begins_a_run_is_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.Processes, "run", lambda *_: None)
+    monkeypatch.setattr(local.Processes, "run", lambda *_: None)
     configs = (TrainConfig(device="cpu", **SMALL),)
     with pytest.raises(StudyError, match=r"study lost: GN, seed 0 is new \(its process ended without a word\)$"):
         launch.study(Experiment(name="lost", question="?", configs=configs))

@@ -21,7 +21,7 @@ from normstudy.launch.signals import ECHO_SECONDS, SAME_STOP_SECONDS
 COUNT = 3
 SECONDS = 120  # that a driver may take, on a machine with other work
 Driver = subprocess.Popen[str]
-# A study's driver, as `launch.LocalEngine` is one, over trials that end in a while once they are told to stop.
+# A study's driver, as `launch.LocalExecutor` is one, over trials that end in a while once they are told to stop.
 DRIVER = """
 import os, sys, time
 from concurrent.futures import ThreadPoolExecutor, wait

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError
-from normstudy.launch.ray import RayEngine
+from normstudy.launch.ray import RayExecutor
 from normstudy.tracking import Metric, Tag
 from normstudy.train import train
 
@@ -48,7 +48,7 @@ def cluster(shared_cluster: Cluster) -> Cluster:
 
 
 class Study:
-    """`python -m normstudy study FILE --engine ray --address ...`, as often as it is started."""
+    """`python -m normstudy study FILE --executor ray --address ...`, as often as it is started."""
 
     def __init__(self, trials: str, cluster: Cluster, store: str, folder: Path) -> None:
         self.file, self.output = folder / "faults.py", folder / "output.txt"
@@ -58,7 +58,7 @@ class Study:
         self.driver: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        command = f"-m normstudy study {self.file} --engine ray --address {self.cluster.address}"
+        command = f"-m normstudy study {self.file} --executor ray --address {self.cluster.address}"
         with self.output.open("wb") as output:
             self.driver = subprocess.Popen(
                 [sys.executable, *command.split()],
@@ -254,10 +254,10 @@ def test_stopped_study_ends_its_trials_as_killed_and_resumes(
 
 def test_address_where_nobody_listens_is_refused_before_any_run() -> None:
     with pytest.raises(ConfigError, match=r"address=127.0.0.1:1: nobody listens there: .*refused"):
-        RayEngine("127.0.0.1:1")
+        RayExecutor("127.0.0.1:1")
 
 
 def test_missing_ray_is_refused_by_the_name_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"engine=ray: needs the extra normstudy\[ray\]"):
-        RayEngine("")
+    with pytest.raises(ConfigError, match=r"executor=ray: needs the extra normstudy\[ray\]"):
+        RayExecutor("")

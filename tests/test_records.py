@@ -13,7 +13,7 @@ from normstudy.errors import Diverged, Interrupted, StudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Registry, State
+from normstudy.launch.registry import Registry, TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.runs import finished_trials
 from normstudy.tracking import Metric, Tag
@@ -66,7 +66,7 @@ def test_a_record_that_is_sent_again_changes_nothing_and_is_removed_again(store:
 
 def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) -> None:
     study(PAIR, offline=True)
-    assert {state for _, state, _ in dry_run(PAIR, offline=True)} == {State.FINISHED}
+    assert {state for _, state, _ in dry_run(PAIR, offline=True)} == {TrialState.FINISHED}
     assert sync() == (3, 0)
     assert sync() == (0, 0)
     [parent] = [run for run in all_runs() if Tag.STUDY_KEY in run.data.tags]
@@ -75,7 +75,7 @@ def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) 
     assert [record.config.seed for record in records] == [0, 1]
     assert {record.parent_id for record in records} == {parent.info.run_id}
     assert len(all_runs()) == 3
-    assert {state for _, state, _ in dry_run(PAIR)} == {State.FINISHED}
+    assert {state for _, state, _ in dry_run(PAIR)} == {TrialState.FINISHED}
 
 
 def test_finished_trial_is_left_alone_and_forced_one_is_a_new_run(
@@ -130,7 +130,7 @@ def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
     [other] = [run for run in all_runs() if run.data.params["seed"] == "1"]
     mlflow.MlflowClient().set_terminated(other.info.run_id, "FINISHED")
     refused = leases(open_registry(offline=False), stop_after=None)
-    assert refused == {PAIR.configs[1].trial_key: (State.FINISHED, f"run {other.info.run_id}")}
+    assert refused == {PAIR.configs[1].trial_key: (TrialState.FINISHED, f"run {other.info.run_id}")}
     resumed = snapshot(next(run.info.run_id for run in all_runs() if run.data.params["seed"] == "0"))
     monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "fresh"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "fresh")
@@ -147,7 +147,7 @@ def test_of_a_job_the_trials_that_another_process_has_are_left_to_it(store: str)
     lease = open_registry(offline=False).begin(second)
     assert isinstance(lease, Lease)
     refused = leases(open_registry(offline=False), stop_after=None)
-    assert [state for state, _ in refused.values()] == [State.RUNNING]  # type: ignore[misc]
+    assert [state for state, _ in refused.values()] == [TrialState.RUNNING]  # type: ignore[misc]
     lease.lock.release()
     statuses = {run.data.tags[Tag.TRIAL_KEY]: run.info.status for run in all_runs()}
     assert statuses == {first.key: "FINISHED", second.key: "RUNNING"}

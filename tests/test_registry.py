@@ -11,7 +11,7 @@ from helpers.leases import KEY, TRIAL, begin, leased, living, run_of, train
 
 from normstudy.errors import ServerAway
 from normstudy.launch import maintenance, registry
-from normstudy.launch.registry import Outcome, Registry, State
+from normstudy.launch.registry import Outcome, Registry, TrialState
 from normstudy.tracking import Tag
 from normstudy.tracking.event_log import Event, TrialLock, logs
 from normstudy.tracking.run import Lease
@@ -23,18 +23,18 @@ SECRET = "x/../../../home/precious"
 
 def test_a_trial_is_new_then_runs_then_is_finished(server: FakeServer) -> None:
     asked = Registry(server=server, experiment="x")
-    assert asked.states([KEY]) == {KEY: (State.NEW, "")}
+    assert asked.states([KEY]) == {KEY: (TrialState.NEW, "")}
     lease = leased(server)
-    assert asked.states([KEY]) == {KEY: (State.RUNNING, f"run {run_of(lease)}")}
-    assert begin(server) == (State.RUNNING, f"run {run_of(lease)}")
+    assert asked.states([KEY]) == {KEY: (TrialState.RUNNING, f"run {run_of(lease)}")}
+    assert begin(server) == (TrialState.RUNNING, f"run {run_of(lease)}")
     train(lease, 1, status="FINISHED")
-    assert begin(server) == asked.states([KEY])[KEY] == (State.FINISHED, f"run {run_of(lease)}")
+    assert begin(server) == asked.states([KEY])[KEY] == (TrialState.FINISHED, f"run {run_of(lease)}")
     assert not logs()
 
 
 def test_a_killed_process_goes_on_in_its_run_on_its_machine(server: FakeServer) -> None:
     first = train(leased(server), 1)
-    assert Registry(server=server, experiment="x").states([KEY])[KEY][0] == State.UNFINISHED
+    assert Registry(server=server, experiment="x").states([KEY])[KEY][0] == TrialState.UNFINISHED
     again = leased(server)
     assert run_of(again) == run_of(first)
     assert again.log.epochs == {1}
@@ -52,10 +52,10 @@ def test_a_process_that_dies_before_its_run_is_made_leaves_a_record_that_is_used
 
 def test_a_trial_that_diverged_is_trained_again_only_by_force(server: FakeServer) -> None:
     first = train(leased(server), 1, status="FAILED", diverged=True)
-    assert begin(server) == (State.DIVERGED, f"run {run_of(first)}")
+    assert begin(server) == (TrialState.DIVERGED, f"run {run_of(first)}")
     again = train(leased(server, force=True), 1, status="FINISHED")
     assert run_of(again) != run_of(first)
-    assert begin(server)[0] == State.FINISHED  # type: ignore[index]
+    assert begin(server)[0] == TrialState.FINISHED  # type: ignore[index]
 
 
 def test_force_makes_a_new_run_and_an_interrupted_force_goes_on_in_that(server: FakeServer) -> None:
@@ -78,7 +78,7 @@ def test_a_living_process_elsewhere_is_known_by_its_heartbeat_and_keeps_its_run(
     assert lease.upload
     clock.meanwhile = lease.upload.beat
     on("b")
-    assert begin(server, force=True) == begin(server) == (State.RUNNING, f"run {run_of(lease)}")
+    assert begin(server, force=True) == begin(server) == (TrialState.RUNNING, f"run {run_of(lease)}")
     assert clock.now < 3 * registry.WATCH_SECONDS
     assert len(server.stored) == 1
 
@@ -103,7 +103,7 @@ def test_a_silent_process_elsewhere_is_watched_and_then_taken_over_by_a_new_run(
     with pytest.raises(Exception, match="was taken over by run"):
         train(old, 2, status="FINISHED")
     assert server.stored[run_of(old)].history("loss") == [(1, 1.0)]
-    assert begin(server) == (State.FINISHED, f"run {run_of(new)}")
+    assert begin(server) == (TrialState.FINISHED, f"run {run_of(new)}")
 
 
 def test_a_record_that_was_copied_here_lends_its_epochs_to_the_run_that_takes_over(
@@ -154,8 +154,8 @@ def test_no_tag_of_a_server_leads_to_a_folder_here(server: FakeServer, tmp_path:
 def test_a_record_that_is_whole_is_sent_and_its_trial_not_trained_again(server: FakeServer) -> None:
     lease = leased(None)
     train(lease, 1, 2, status="FINISHED")
-    assert Registry(server=server, experiment="x").states([KEY])[KEY] == (State.UNSENT, str(lease.log.folder))
-    assert begin(server)[0] == State.FINISHED  # type: ignore[index]
+    assert Registry(server=server, experiment="x").states([KEY])[KEY] == (TrialState.UNSENT, str(lease.log.folder))
+    assert begin(server)[0] == TrialState.FINISHED  # type: ignore[index]
     [run] = server.stored.values()
     assert [step for step, _ in run.history("loss")] == [1, 2]
     assert not logs()
@@ -191,7 +191,7 @@ def test_a_deleted_run_is_trained_anew_with_all_its_epochs(server: FakeServer) -
 def test_a_server_that_restarts_is_waited_for_and_no_second_run_is_made(
     server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "PATIENCE_SECONDS", 30.0)
+    monkeypatch.setattr(registry, "SERVER_AWAY_SECONDS", 30.0)
     asked: list[str] = []
 
     def lost(request: str) -> None:
@@ -228,8 +228,8 @@ def test_the_run_that_mlflow_made_for_this_process_is_used_or_says_which_is(serv
 def test_a_run_whose_process_is_gone_is_ended_by_its_study(server: FakeServer, with_server: bool) -> None:
     asked = Registry(server=server if with_server else None, experiment="x")
     train(leased(server if with_server else None), 1)
-    state, what = asked.conclude(KEY, "launcher")
-    assert state == State.UNFINISHED
+    state, what = asked.finalize(KEY, "launcher")
+    assert state == TrialState.UNFINISHED
     assert what.endswith(registry.GONE)
 
 
@@ -241,11 +241,11 @@ def test_a_forced_run_that_was_killed_is_not_called_finished_for_an_earlier_one(
     train(leased(asked.server), 1, status="FINISHED")
     server.clock += 1
     train(leased(asked.server, force=True), 1)
-    assert asked.conclude(KEY, "launcher")[0] == State.FINISHED
-    assert asked.conclude(KEY, "launcher", force=True)[0] == State.UNFINISHED
+    assert asked.finalize(KEY, "launcher")[0] == TrialState.FINISHED
+    assert asked.finalize(KEY, "launcher", force=True)[0] == TrialState.UNFINISHED
     assert {run.status for run in server.stored.values()} == ({"FINISHED", "KILLED"} if with_server else set())
     train(leased(asked.server, force=True), 2, status="FINISHED")
-    assert asked.conclude(KEY, "launcher", force=True)[0] == State.FINISHED
+    assert asked.finalize(KEY, "launcher", force=True)[0] == TrialState.FINISHED
 
 
 def test_a_run_of_this_launcher_on_another_machine_is_ended_too(server: FakeServer, on: Callable[[str], None]) -> None:
@@ -253,7 +253,7 @@ def test_a_run_of_this_launcher_on_another_machine_is_ended_too(server: FakeServ
     server.stored[run_of(lease)].tags[Tag.LAUNCHER] = "mine"
     on("b")
     asked = Registry(server=server, experiment="x")
-    asked.conclude(KEY, "mine")
+    asked.finalize(KEY, "mine")
     assert server.stored[run_of(lease)].status == "KILLED"
 
 
@@ -266,7 +266,7 @@ def test_without_a_server_the_records_of_this_machine_decide(on: Callable[[str],
     copied = train(leased(None), 2, status="FINISHED")
     assert copied.log.id != lease.log.id
     assert copied.log.epochs == {1, 2}
-    assert begin(None)[0] == State.FINISHED  # type: ignore[index]
+    assert begin(None)[0] == TrialState.FINISHED  # type: ignore[index]
     assert leased(None, force=True).log.epochs == set()
 
 

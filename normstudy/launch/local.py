@@ -1,10 +1,11 @@
-"""Processes for trials, forked from one server that has imported what they need."""
+"""Tasks as processes of this machine, forked from one server that has imported what they need."""
 
 import io
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -15,8 +16,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from normstudy.launch.signals import held_back
+from normstudy.launch.task import STOP_SECONDS, Task
 
-STOP_SECONDS = 60.0  # that a process may take to end its runs: a batch, an evaluation, files, a slow server
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -48,6 +49,40 @@ def one_thread() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+class LocalExecutor:
+    """Processes of this machine, `workers` at once; each calls `run` with its task."""
+
+    def __init__(self, workers: int, run: Callable[[Task], None]) -> None:
+        self.workers, self.run = workers, run
+
+    def __call__(
+        self,
+        tasks: Sequence[Task],
+        finalize: Callable[[Task], list[str]],
+        bar: "tqdm[Any]",
+        stop_signal: Callable[[], int | None],
+    ) -> None:
+        processes = Processes(bar)
+
+        def run(task: Task) -> None:
+            if not processes.stopped:
+                processes.run(task.configs[0].variant, self.run, task)
+                finalize(task)
+
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            pending = {pool.submit(run, task) for task in tasks}
+            try:
+                while pending:
+                    done, pending = wait(pending, timeout=0.2)
+                    for future in done:
+                        future.result()
+                    if stop_signal():
+                        processes.stop()
+            except BaseException:  # an interrupted notebook, a process that can't be started
+                processes.stop()
+                raise
 
 
 class Processes:

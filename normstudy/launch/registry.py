@@ -16,7 +16,7 @@ from normstudy.tracking.run import Lease
 from normstudy.tracking.store import where
 from normstudy.tracking.upload import Upload, canonical, deliver
 
-PATIENCE_SECONDS = 60.0  # that a trial waits to begin while the server is away
+SERVER_AWAY_SECONDS = 60.0  # that a trial waits to begin while the server is away
 STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no process: it is sent every 10 s
 WATCH_SECONDS = 2.0  # between two looks at a heartbeat
 PREDECESSOR_SECONDS = 5.0  # that a killed process of the same trial may take to be gone
@@ -24,7 +24,7 @@ GONE = "its process ended without a word"
 Answer = TypeVar("Answer")
 
 
-class State(StrEnum):
+class TrialState(StrEnum):
     """Of a trial, as people read it."""
 
     NEW = "new"
@@ -35,8 +35,8 @@ class State(StrEnum):
     UNSENT = "not on the server"
 
 
-Outcome = tuple[State, str]  # and the run or record that it is read from, with the reason where it failed
-LEFT = (State.NEW, State.UNFINISHED, State.UNSENT)  # there is something to do
+Outcome = tuple[TrialState, str]  # and the run or record that it is read from, with the reason where it failed
+LEFT = (TrialState.NEW, TrialState.UNFINISHED, TrialState.UNSENT)  # there is something to do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +85,14 @@ class Registry:
         if run and is_result(run):
             return result_of(run), describe(run)
         if TrialLock(key).is_held() or (run and self.is_living(run)):
-            return State.RUNNING, describe(run)
+            return TrialState.RUNNING, describe(run)
         if done := [log for log in own if log.has_result]:
             log = next((log for log in done if is_complete(log)), done[-1])
-            state = State.FINISHED if is_complete(log) else State.DIVERGED
-            return (State.UNSENT if self.server else state), described_by(log)
+            state = TrialState.FINISHED if is_complete(log) else TrialState.DIVERGED
+            return (TrialState.UNSENT if self.server else state), described_by(log)
         if own and not run:
-            return State.UNFINISHED, described_by(own[-1])
-        return (State.UNFINISHED if run else State.NEW), describe(run)
+            return TrialState.UNFINISHED, described_by(own[-1])
+        return (TrialState.UNFINISHED if run else TrialState.NEW), describe(run)
 
     def is_living(self, run: StoredRun) -> bool:
         """Whether another machine works for it, as far as `watch` has found."""
@@ -144,7 +144,7 @@ class Registry:
         rivals = [run for run in runs if not is_result(run) and Tag.SUPERSEDED_BY not in run.tags]
         self.watch(rivals)
         if living := [run for run in rivals if self.is_living(run)]:
-            return self._not_ours(trial, State.RUNNING, living[0])
+            return self._not_ours(trial, TrialState.RUNNING, living[0])
         unfinished = sorted((log for log in own if not log.has_result), key=lambda log: log.is_of_this_machine)
         log: EventLog | None = unfinished[-1] if unfinished else None
         if log is None or not log.is_of_this_machine:
@@ -167,7 +167,7 @@ class Registry:
 
     def _bring(self, trial: Trial, log: EventLog) -> Outcome | None:
         """The outcome of a record that has a result, once the server, if there is one, has all of it."""
-        state = State.FINISHED if is_complete(log) else State.DIVERGED
+        state = TrialState.FINISHED if is_complete(log) else TrialState.DIVERGED
         if self.server is None:
             return state, described_by(log)
         try:
@@ -197,7 +197,7 @@ class Registry:
             return self._elsewhere(trial)
         if upload.run_id == self.waiting:
             self.waiting = None
-        self._not_ours(trial, State.UNFINISHED, upload.run)
+        self._not_ours(trial, TrialState.UNFINISHED, upload.run)
         return Lease(log=log, lock=lock, upload=upload)
 
     def _lease_anew(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
@@ -217,9 +217,9 @@ class Registry:
 
     def _elsewhere(self, trial: Trial) -> Outcome:
         run = canonical(self.runs(trial.key_tag, trial.key))
-        return self._not_ours(trial, result_of(run) if run and is_result(run) else State.RUNNING, run)
+        return self._not_ours(trial, result_of(run) if run and is_result(run) else TrialState.RUNNING, run)
 
-    def _not_ours(self, trial: Trial, state: State, run: StoredRun | None) -> Outcome:
+    def _not_ours(self, trial: Trial, state: TrialState, run: StoredRun | None) -> Outcome:
         """Say in the run that `mlflow run` made for this process, if it isn't used, which run has the trial."""
         if self.waiting and self.server and run:
             note = f"Nothing was logged here: {trial.name} is run `{run.run_id}`."
@@ -227,13 +227,13 @@ class Registry:
             self.waiting = None
         return state, describe(run)
 
-    def conclude(self, key: str, launcher: str, *, force: bool = False) -> Outcome:
+    def finalize(self, key: str, launcher: str, *, force: bool = False) -> Outcome:
         """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open. With
         `force` the state of its newest run, whatever earlier ones have come to."""
         lock = TrialLock(key)
         if lock.take():
             try:
-                patiently(lambda: self._conclude(key, launcher))
+                patiently(lambda: self._finalize(key, launcher))
             finally:
                 lock.release()
         if not force:
@@ -242,7 +242,7 @@ class Registry:
         own = usable_logs(logs(key), self.store, newest).get(key, [])
         return self._outcome(key, next(iter(newest), None), own[-1:])
 
-    def _conclude(self, key: str, launcher: str) -> None:
+    def _finalize(self, key: str, launcher: str) -> None:
         if self.server is None:
             for log in usable_logs(logs(key), None).get(key, [])[-1:]:
                 if log.end is None and log.is_of_this_machine:
@@ -274,9 +274,9 @@ def is_complete(log: EventLog) -> bool:
     return log.end is not None and log.end.status == "FINISHED"
 
 
-def result_of(run: StoredRun) -> State:
+def result_of(run: StoredRun) -> TrialState:
     """The state of a trial whose run has a result."""
-    return State.FINISHED if run.status == "FINISHED" else State.DIVERGED
+    return TrialState.FINISHED if run.status == "FINISHED" else TrialState.DIVERGED
 
 
 def is_own(run: StoredRun) -> bool:
@@ -305,7 +305,7 @@ def patiently(ask: Callable[[], Answer]) -> Answer:
         if state.attempt_number == 1 and state.outcome:
             say(f"{state.outcome.exception()}; a trial waits for it")
 
-    waiting = stop_after_delay(PATIENCE_SECONDS)
+    waiting = stop_after_delay(SERVER_AWAY_SECONDS)
     again = retry_if_exception_type(ServerAway)
     return Retrying(retry=again, stop=waiting, wait=wait_fixed(2), before_sleep=tell, reraise=True)(ask)
 

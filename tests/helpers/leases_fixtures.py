@@ -23,7 +23,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr(registry, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock.now))
     monkeypatch.setattr(registry, "PREDECESSOR_SECONDS", 0.0)
-    monkeypatch.setattr(registry, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(registry, "SERVER_AWAY_SECONDS", 0.5)
     for module in (registry, maintenance, upload):
         monkeypatch.setattr(module, "where", lambda: "fake")
     return clock
