@@ -66,7 +66,7 @@ def test_a_study_of_uncommitted_changes_says_so(
 
     config = TrainConfig(device="cpu", **SMALL)
     for dirty, said in (("false", ""), ("true", "normstudy: the working tree has uncommitted changes; ")):
-        monkeypatch.setattr(launch, "git_state", lambda: {"git_dirty": dirty})  # noqa: B023
+        monkeypatch.setattr(launch, "git_state", lambda: ("", dirty))  # noqa: B023
         with pytest.raises(StudyError):
             launch.study(Experiment(name="mine", question="?", configs=(config,)), executor=nothing)
         assert capsys.readouterr().err.startswith(said)

@@ -78,7 +78,8 @@ def study(
     if not left:
         require_finished(experiment, outcomes)
         return ""
-    if git_state()["git_dirty"] == "true":
+    _, dirty = git_state()
+    if dirty == "true":
         say("the working tree has uncommitted changes; these runs are marked as such")
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
