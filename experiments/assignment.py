@@ -10,6 +10,10 @@ Command: python -m normstudy study experiments/assignment.py --stack 5
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Assignment"
+NUMBER = 3
+REPORT = "errors"
+TARGETS = {"every": 0.9950, "best": 0.9955}
 SEEDS = range(10)
 
 

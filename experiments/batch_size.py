@@ -11,6 +11,9 @@ Command: python -m normstudy study experiments/batch_size.py --stack 3
 
 from normstudy.config import TrainConfig
 
+TITLE = "Batch size"
+NUMBER = 12
+REPORT = "batch_size"
 MAY_DIVERGE = True
 SEEDS = range(3)
 BATCH_SIZES = (2, 4, 8, 16, 64, 256, 1024)

@@ -10,6 +10,9 @@ experiments/calibration.py
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Calibration"
+NUMBER = 16
+REPORT = "calibration"
 MEASURES = ("calibration",)
 SEEDS = range(10)
 

@@ -14,6 +14,9 @@ from itertools import product
 
 from normstudy.config import TrainConfig
 
+TITLE = "The collapse others report"
+NUMBER = 11
+REPORT = "collapse"
 MAY_DIVERGE = True
 MEASURES = ("statistics",)
 SEEDS = range(2)

@@ -11,6 +11,9 @@ Command: python -m normstudy study experiments/factorial.py --stack 5
 
 from normstudy.config import L1, TrainConfig
 
+TITLE = "Norm and penalty"
+NUMBER = 9
+REPORT = "factorial"
 SEEDS = range(10)
 NORMS = ("bn", "gn", "ln", "in", "none")
 EPOCHS = 4

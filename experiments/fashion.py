@@ -10,6 +10,9 @@ Command: NORMSTUDY_FASHION=FOLDER python -m normstudy study experiments/fashion.
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Fashion-MNIST"
+NUMBER = 17
+REPORT = "groups"
 SEEDS = range(10)
 
 

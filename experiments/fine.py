@@ -11,6 +11,10 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Assignment at full resolution"
+NUMBER = 8
+REPORT = "groups"
+TARGETS = {"every": 0.9950, "best": 0.9955}
 SEEDS = range(10)
 RECIPE: dict[str, Any] = {
     "network": "finelast",

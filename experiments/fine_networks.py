@@ -13,6 +13,9 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Network at full resolution"
+NUMBER = 7
+REPORT = "held_out"
 HELD_OUT = 6_000
 NETWORKS = ("plain", "finelarge", "finelast", "finedeep")
 RECIPE: dict[str, Any] = {"batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07}

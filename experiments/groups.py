@@ -11,6 +11,9 @@ from typing import Any
 
 from normstudy.config import TrainConfig
 
+TITLE = "Groups"
+NUMBER = 14
+REPORT = "baseline"
 SEEDS = range(10)
 EPOCHS = 4
 

@@ -11,6 +11,9 @@ from itertools import product
 
 from normstudy.config import TrainConfig
 
+TITLE = "Learning rate"
+NUMBER = 13
+REPORT = "learning_rate"
 MAY_DIVERGE = True
 SEEDS = range(2)
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

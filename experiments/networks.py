@@ -8,6 +8,9 @@ with the lowest held-out loss, mean of the three variants, go on to experiments/
 
 from normstudy.config import TrainConfig
 
+TITLE = "Networks"
+NUMBER = 1
+REPORT = "held_out"
 HELD_OUT = 6_000
 NETWORKS = ("plain", "wide", "skip", "late", "deep", "deepskipless", "small", "narrow", "narrowplain")
 VARIANTS = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})

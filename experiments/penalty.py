@@ -13,6 +13,9 @@ from itertools import product
 
 from normstudy.config import TrainConfig
 
+TITLE = "Strength of the penalty"
+NUMBER = 10
+REPORT = "penalty"
 MAY_DIVERGE = True
 MEASURES = ("weights", "statistics")
 SEEDS = range(2)

@@ -11,6 +11,9 @@ from typing import Any
 
 from normstudy.config import TrainConfig
 
+TITLE = "Recipe"
+NUMBER = 2
+REPORT = "held_out"
 HELD_OUT = 6_000
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": 1e-5})
 RECIPES: tuple[dict[str, Any], ...] = (

@@ -14,6 +14,9 @@ experiments/shift.py
 
 from normstudy.config import TrainConfig
 
+TITLE = "Shifted images"
+NUMBER = 15
+REPORT = "shift"
 MEASURES = ("shift",)
 SEEDS = range(10)
 EPOCHS = 4

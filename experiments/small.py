@@ -12,6 +12,10 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Half the budget"
+NUMBER = 6
+REPORT = "groups"
+TARGETS = {"first": 0.9945}
 SEEDS = range(10)
 RECIPE: dict[str, Any] = {
     "network": "finewide",

@@ -14,6 +14,9 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Network for half the budget"
+NUMBER = 5
+REPORT = "held_out"
 HELD_OUT = 6_000
 NETWORKS = ("small", "fine", "finer", "finewide")
 RECIPE: dict[str, Any] = {"batch_size": 16, "lr": 0.02, "rotation": 7.0, "translation": 1.5, "scale": 0.07}

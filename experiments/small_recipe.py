@@ -11,6 +11,9 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
+TITLE = "Recipe for half the budget"
+NUMBER = 4
+REPORT = "held_out"
 HELD_OUT = 6_000
 MILD = {"rotation": 7.0, "translation": 1.5, "scale": 0.07}
 RECIPES: tuple[dict[str, Any], ...] = (

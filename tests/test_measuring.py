@@ -26,7 +26,7 @@ CONFIGS = tuple(TrainConfig(**{**SMALL, "epochs": 1}, norm=norm, val_size=64, de
 
 
 def asking(*measures: str, configs: tuple[TrainConfig, ...] = CONFIGS) -> Experiment:
-    return Experiment(name="mine", question="?", configs=configs, measures=measures)
+    return Experiment(name="mine", question="?", configs=configs, measures=measures)  # type: ignore[arg-type]
 
 
 def never() -> None:
@@ -131,14 +131,7 @@ def test_calibration_without_images_held_out_is_refused(store: str) -> None:
         measuring.measure(asking("calibration", configs=(config,)), never)
 
 
-@pytest.mark.parametrize(
-    ("measures", "complaint"),
-    [
-        ((), "^experiment=mine: names no MEASURES; choose from weights, statistics, shift, calibration$"),
-        (("weights", "sharpness"), "^experiment=mine: MEASURES has 'sharpness'; choose from weights, statistics, "),
-        (("reliability",), "^experiment=mine: MEASURES has 'reliability'; choose from weights, statistics, "),
-    ],
-)
-def test_an_experiment_without_known_measures_is_refused_in_one_line(measures: tuple[str, ...], complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint):
-        measuring.measure(asking(*measures), never)
+def test_an_experiment_without_measures_is_refused_in_one_line() -> None:
+    said = "^experiment=mine: names no MEASURES; choose from weights, statistics, shift, calibration$"
+    with pytest.raises(ConfigError, match=said):
+        measuring.measure(asking(), never)

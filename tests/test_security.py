@@ -106,14 +106,19 @@ def test_a_study_may_have_any_name(server: Server) -> None:
     assert planned_in(PARENT_ID) == expected
 
 
-def test_what_a_study_asks_is_lines_of_text_and_its_measures_are_known(server: Server) -> None:
+def test_what_a_study_asks_is_lines_of_text_and_its_settings_are_known(server: Server) -> None:
     study = {"study": "a", "trials": [CONFIG.model_dump()], "question": "a\x1b?\r\nBet: <b>", "may_diverge": "yes"}
     server.artifacts[Artifact.STUDY] = json.dumps(study).encode()
     assert planned_in(PARENT_ID).question == "a ?\nBet: <b>"
     assert planned_in(PARENT_ID).may_diverge is False
-    for measures in (["../../x"], "weights", 7, [["weights"]]):
-        server.artifacts[Artifact.STUDY] = json.dumps({**study, "measures": measures}).encode()
-        refused("it is no study with a list of trials", partial(planned_in, PARENT_ID))
+    wrong: dict[str, list[Any]] = {
+        "measures": [["../../x"], "weights", 7, [["weights"]]],
+        "report": ["../x", ["errors"]],
+        "number": ["1"],
+    }
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        server.artifacts[Artifact.STUDY] = json.dumps({**study, name: value}).encode()
+        refused(f"^run {PARENT_ID}: artifact study.json: {name}=", partial(planned_in, PARENT_ID))
 
 
 read_diverged = partial(finished_trials, [CONFIG], None, may_diverge=True)

@@ -185,7 +185,7 @@ def open_parent(
             run.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.question}))
             trials = [{"variant": config.variant, **config.model_dump()} for config in experiment.configs]
             plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
-            plan |= {"may_diverge": experiment.may_diverge, "measures": experiment.measures}
+            plan |= {**experiment.settings, "may_diverge": experiment.may_diverge, "measures": experiment.measures}
             write_json(run.log.files / "study" / Artifact.STUDY, plan)
             run.log.add_files("study")
             run.tell()

@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 import mlflow
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from pydantic import ValidationError
 
-from normstudy.config import TrainConfig, group_labels
+from normstudy.config import TrainConfig, group_labels, in_one_line
 from normstudy.errors import ReportError, one_line
-from normstudy.experiment import Experiment
+from normstudy.experiment import Experiment, Settings
 from normstudy.report.read import READERS, Planned, TrialRecord, diverged_at, read_all, read_artifact, read_config
 from normstudy.report.validation import checked
 from normstudy.tracking import Artifact, Measure, Tag
@@ -38,18 +39,22 @@ def _plan(content: bytes) -> Experiment:
         plan, known = json.loads(content.decode()), TrainConfig.model_fields
         name, trials = str(plan["study"]), [{k: trial[k] for k in known if k in trial} for trial in plan["trials"]]
         question, may_diverge = str(plan.get("question", name)), plan.get("may_diverge") is True
-        measures = tuple(Measure(text) for text in plan.get("measures", ()))
     except (ValueError, RecursionError, LookupError, TypeError):
         raise ValueError("it is no study with a list of trials") from None
     if not trials:
         raise ValueError("it is a study without trials")
-    return Experiment(
-        name=one_line(name),
-        question="\n".join(map(one_line, question.splitlines())),
-        configs=tuple(TrainConfig.of(**trial) for trial in trials),
-        may_diverge=may_diverge,
-        measures=measures,
-    )
+    configs = tuple(TrainConfig.of(**trial) for trial in trials)
+    said = {name: plan[name] for name in ("measures", *Settings.__dataclass_fields__) if name in plan}
+    try:
+        return Experiment(
+            name=one_line(name),
+            question="\n".join(map(one_line, question.splitlines())),
+            configs=configs,
+            may_diverge=may_diverge,
+            **said,
+        )
+    except ValidationError as error:
+        raise ValueError(in_one_line(error)) from None
 
 
 def finished_trials(
