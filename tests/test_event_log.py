@@ -8,7 +8,8 @@ import pytest
 
 from normstudy.errors import StorageError
 from normstudy.tracking import event_log
-from normstudy.tracking.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
+from normstudy.tracking.event_log import Begin, Event, EventLog, logs
+from normstudy.tracking.machine import TrialLock, machine, own_path
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag="normstudy.trial_key", experiment="x", store=None)

@@ -14,7 +14,7 @@ from mlflow.entities import Run, ViewType
 
 from normstudy.config import TrainConfig
 from normstudy.tracking import Metric, Tag
-from normstudy.tracking.event_log import machine
+from normstudy.tracking.machine import machine
 
 pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

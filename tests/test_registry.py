@@ -13,7 +13,8 @@ from normstudy.errors import ServerAway
 from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Outcome, Registry, TrialState
 from normstudy.tracking import Tag
-from normstudy.tracking.event_log import Event, TrialLock, logs
+from normstudy.tracking.event_log import Event, logs
+from normstudy.tracking.machine import TrialLock
 from normstudy.tracking.run import Lease
 
 pytest_plugins = ["helpers.leases_fixtures"]

@@ -9,7 +9,7 @@ import pytest
 from helpers.fake_server import FakeServer, away
 
 from normstudy.errors import Refused, ResultWaits
-from normstudy.tracking import Tag, upload, uploader
+from normstudy.tracking import Tag, uploader
 from normstudy.tracking.event_log import Begin, Event, EventLog
 from normstudy.tracking.upload import Upload, deliver
 from normstudy.tracking.uploader import Uploader
@@ -48,7 +48,7 @@ def finish_beside(log: EventLog, server: FakeServer) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(uploader, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(uploader, "LAST_TRIES_SECONDS", 0.05)
 
 
 def until(happened: Callable[[], bool]) -> None:

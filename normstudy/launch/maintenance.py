@@ -6,7 +6,8 @@ from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingE
 from normstudy.launch.registry import GONE, Registry, end_for_another
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun
-from normstudy.tracking.event_log import EventLog, TrialLock, logs, state_root
+from normstudy.tracking.event_log import EventLog, logs
+from normstudy.tracking.machine import TrialLock, state_root
 from normstudy.tracking.store import connect, where
 from normstudy.tracking.upload import deliver
 

@@ -11,7 +11,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line, say
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun, is_result
-from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs, machine
+from normstudy.tracking.event_log import Begin, Event, EventLog, Status, logs
+from normstudy.tracking.machine import TrialLock, machine
 from normstudy.tracking.run import Lease
 from normstudy.tracking.store import where
 from normstudy.tracking.upload import Upload, canonical, deliver

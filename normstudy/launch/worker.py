@@ -13,7 +13,7 @@ from normstudy.launch.signals import StopSignal, nobody_reads_output
 from normstudy.launch.task import Task
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server
-from normstudy.tracking.event_log import STATE
+from normstudy.tracking.machine import STATE
 from normstudy.tracking.run import Lease, LogTracker
 from normstudy.tracking.store import identity, use
 from normstudy.tracking.uploader import Uploader

@@ -8,20 +8,18 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normstudy.errors import StorageError
 from normstudy.files import sync, writing
-from normstudy.provenance import PROJECT
+from normstudy.tracking.machine import machine, own_path, state_root
 
-STATE = "NORMSTUDY_STATE"  # variable of the environment
-NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
 RECORD = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}")
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
@@ -73,52 +71,34 @@ class Event(Entry):
     model: TrainedModel | None = None
 
 
-def state_root() -> Path:
-    """Where this machine keeps records, locks and checkpoints: `.normstudy` in the project, or `NORMSTUDY_STATE`."""
-    return Path(os.environ.get(STATE) or PROJECT / ".normstudy")
+@dataclass(kw_only=True)
+class RunState:
+    """What a run is to hold, by all events of its log together: of an epoch the first counts, of all else the last."""
 
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    datasets: Sequence[Mapping[str, Any]] = ()
+    epochs: dict[int, Event] = field(default_factory=dict)
+    files: dict[str, tuple[str, str]] = field(default_factory=dict)  # artifact to folder of the record, and SHA-256
+    model: TrainedModel | None = None
+    end: Event | None = None  # what ended the run; None while it goes on
 
-def machine() -> str:
-    """16 hexadecimal digits that name this state folder on this host; a copy of it, here or elsewhere, is another."""
-    root = state_root().resolve()
-    inode = root.stat().st_ino if root.is_dir() else 0
-    return hashlib.sha256(f"{socket.gethostname()}|{root}|{inode}".encode()).hexdigest()[:16]
-
-
-def own_path(kind: str, name: str) -> Path:
-    """A path below the state folder. Raises `StorageError` for a name of other signs than hexadecimal digits, and for a
-    link: names come from copied records, and what they name is written to and removed."""
-    path, root = state_root() / kind / name, state_root().resolve()
-    if not NAME.fullmatch(name):
-        raise StorageError(f"{kind}: {name[:80]!r} is not a name of hexadecimal digits")
-    if path.resolve() != root / kind / name:
-        raise StorageError(f"{path}: a link; nothing is read or written there")
-    return path
-
-
-class TrialLock:
-    """The right to train a trial on this machine. The kernel frees it when its process dies, however that happens."""
-
-    def __init__(self, key: str) -> None:
-        self.path = own_path("locks", key)
-        self.lock = FileLock(self.path, thread_local=False)
-        self.release = self.lock.release
-
-    def take(self, patience: float = 0.0) -> bool:
-        """Take it, waiting up to `patience` seconds; False while another process has it."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.lock.acquire(timeout=patience)
-            except Timeout:
-                return False
-        return True
-
-    def is_held(self) -> bool:
-        """Whether a living process on this machine has it."""
-        held = self.path.exists() and not self.take()
-        self.release()
-        return held
+    @classmethod
+    def after(cls, events: Sequence[Event]) -> "RunState":
+        """The state that these events lead to."""
+        state = cls()
+        for event in events:
+            if event.status in (None, "RUNNING"):
+                state.tags |= event.tags
+            state.params = event.params | state.params
+            state.datasets = event.datasets or state.datasets
+            state.files |= {name: (event.folder, digest) for name, digest in event.files.items()}
+            state.model = event.model or state.model
+            if event.metrics:
+                state.epochs.setdefault(event.step, event)
+            if event.status:  # why an earlier process ended is no more true of a run that goes on
+                state.end = None if event.status == "RUNNING" else event
+        return state
 
 
 class EventLog:
@@ -131,6 +111,7 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.folder, self.files, self.path = folder, folder / "files", folder / "events.jsonl"
         self.key, _, self.id = folder.name.partition(".")
+        self._parsed: tuple[bytes, tuple[Entry, ...]] = b"", ()  # whole lines, and what they say
 
     @classmethod
     def create(cls, key: str, begin: Begin) -> "EventLog":
@@ -146,9 +127,8 @@ class EventLog:
         """A new log that has the epochs and checkpoints of this one: its training goes on, as another run."""
         shared = {"checkpoints": self.begin.checkpoints, "seeds": self.begin.seeds}
         new = EventLog.create(self.key, begin.model_copy(update=shared))
-        for event in self.events():
-            if event.metrics:
-                new.append(Event(time=event.time, step=event.step, metrics=event.metrics))
+        for event in self.state.epochs.values():
+            new.append(Event(time=event.time, step=event.step, metrics=event.metrics))
         return new
 
     def append(self, entry: Entry) -> None:
@@ -156,8 +136,8 @@ class EventLog:
         entry = entry.model_copy(update={"time": entry.time or time.time_ns() // 1_000_000})
         text = entry.model_dump_json(exclude_defaults=True).encode()
         with writing(self.path), self.path.open("ab") as file:
-            size = self.whole_size()
-            os.ftruncate(file.fileno(), size)  # what a killed process left of its last line
+            size = len(self.whole_lines())
+            os.ftruncate(file.fileno(), size)
             try:
                 file.write(b"%08x %s\n" % (zlib.crc32(text), text))
                 file.flush()
@@ -176,35 +156,47 @@ class EventLog:
                 sync(path)
         self.append(Event(folder=folder, files=files, **more))
 
-    def whole_size(self) -> int:
-        """Bytes of its whole lines."""
-        return self.path.read_bytes().rfind(b"\n") + 1
+    def whole_lines(self) -> bytes:
+        """Without what a killed process left of its last."""
+        content = self.path.read_bytes()
+        return content[: content.rfind(b"\n") + 1]
 
-    def _lines(self) -> list[Entry]:
-        found: list[Entry] = []
-        for line in self.path.read_bytes()[: self.whole_size()].splitlines():
+    def entries(self) -> Sequence[Entry]:
+        """What its whole lines say; only those that are new are parsed.
+
+        Raises `StorageError` for a log that is damaged, or of another version.
+        """
+        content, (known, entries) = self.whole_lines(), self._parsed
+        if not content.startswith(known):  # an older copy was put in its place
+            known, entries = b"", ()
+        for line in content[len(known) :].splitlines():
             checksum, _, text = line.partition(b" ")
-            kind = Event if found else Begin
             try:
                 if checksum != b"%08x" % zlib.crc32(text):
                     raise ValueError("damaged")
-                found.append(kind.model_validate_json(text))
+                entries = (*entries, (Event if entries else Begin).model_validate_json(text))
             except ValueError as error:
                 what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-                raise StorageError(f"{self.path}: line {len(found) + 1}: {what}") from None
-        return found
+                raise StorageError(f"{self.path}: line {len(entries) + 1}: {what}") from None
+        self._parsed = content, entries  # in one step: the uploader's thread reads, too
+        return entries
 
     @property
     def begin(self) -> Begin:
-        """The first line. Raises `StorageError` for a log that is damaged, or of another version."""
-        begin = next(iter(self._lines()), None)
-        if not isinstance(begin, Begin):
-            raise StorageError(f"{self.path}: empty")
-        return begin
+        """The first line. Raises `StorageError` as `entries` does."""
+        for begin in self.entries():
+            assert isinstance(begin, Begin)
+            return begin
+        raise StorageError(f"{self.path}: empty")
 
     def events(self) -> Sequence[Event]:
-        """All whole events. Raises `StorageError` as `begin` does."""
-        return [entry for entry in self._lines() if isinstance(entry, Event)]
+        """All whole lines but the first. Raises `StorageError` as `entries` does."""
+        return [entry for entry in self.entries() if isinstance(entry, Event)]
+
+    @property
+    def state(self) -> RunState:
+        """What its events come to. Raises `StorageError` as `entries` does."""
+        return RunState.after(self.events())
 
     @property
     def is_of_this_machine(self) -> bool:
@@ -214,27 +206,26 @@ class EventLog:
     @property
     def end(self) -> Event | None:
         """What ended the run; None while it goes on."""
-        last = next((event for event in reversed(self.events()) if event.status), None)
-        return last if last and last.status != "RUNNING" else None
+        return self.state.end
 
     @property
     def has_result(self) -> bool:
         """Whether training it again would come to the same end."""
-        end = self.end  # each look reads the log
+        end = self.end
         return end is not None and (end.status == "FINISHED" or end.diverged)
 
     @property
     def epochs(self) -> set[int]:
         """Those whose metrics are logged."""
-        return {event.step for event in self.events() if event.metrics}
+        return set(self.state.epochs)
 
-    def file(self, folder: str, name: str, digest: str) -> Path:
-        """A file that an event names. Raises `StorageError` when it is missing, changed, or a link to somewhere else:
-        records are copied from other machines."""
+    def file(self, folder: str, name: str, digest: str = "") -> Path:
+        """A file that an event names. Raises `StorageError` when it is missing, was changed (where its SHA-256 is
+        given), or is a link to somewhere else: records are copied from other machines."""
         path, own = self.files / folder / name, self.files.resolve()
         if path.resolve() != own / folder / name or not path.resolve().is_relative_to(own):
             raise StorageError(f"{self.path}: {name[:80]!r} is no file of this record")
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.is_file() or (digest and hashlib.sha256(path.read_bytes()).hexdigest() != digest):
             raise StorageError(f"{path}: missing or damaged")
         return path
 
@@ -250,19 +241,17 @@ class EventLog:
 
 
 def logs(key: str | None = None) -> list[EventLog]:
-    """The logs on this machine, of one trial or of all, oldest first, whole or not."""
+    """The logs on this machine, of one trial or of all, oldest first, damaged ones before them: whoever uses one of
+    these says what is wrong with it."""
     found = []
-    for folder in (state_root() / "records").glob(f"{key}.*" if key and NAME.fullmatch(key) else "*.*"):
+    for folder in (state_root() / "records").glob("*"):
         log = EventLog(folder)
+        if not RECORD.fullmatch(folder.name) or key not in (None, log.key) or folder.is_symlink():
+            continue
         # one without a whole line is of a process that was killed while it made it
-        is_record = RECORD.fullmatch(folder.name) and key in (None, log.key) and not folder.is_symlink()
-        if is_record and log.path.is_file() and log.whole_size():
-            found.append(log)
-    return sorted(found, key=_began)
-
-
-def _began(log: EventLog) -> tuple[int, str]:
-    try:
-        return log.begin.time, log.id
-    except StorageError:
-        return 0, log.id  # whoever uses it says what is wrong with it
+        if log.path.is_file() and log.whole_lines():
+            began = 0
+            with suppress(StorageError):
+                began = log.begin.time
+            found.append((began, log.id, log))
+    return [log for _, _, log in sorted(found, key=lambda one: one[:2])]

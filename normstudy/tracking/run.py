@@ -21,7 +21,8 @@ from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, processor, usable_cores
 from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.tracking.checkpoint import Checkpoints
-from normstudy.tracking.event_log import Event, EventLog, TrainedModel, TrialLock, own_path
+from normstudy.tracking.event_log import Event, EventLog, TrainedModel
+from normstudy.tracking.machine import TrialLock, own_path
 from normstudy.tracking.store import ending, identity, ten_name
 from normstudy.tracking.upload import Upload
 from normstudy.tracking.uploader import Uploader
@@ -49,7 +50,8 @@ class LeasedRun:
         """There is news for the server. Raises why nothing more is sent: `Superseded`, or what it refused."""
         if self.upload and self.uploader:
             self.uploader.bell.set()
-            self.upload.news()
+            if self.upload.stopped:
+                raise self.upload.stopped
 
     def end(self, error: BaseException | None) -> None:
         """End the run, unless it has ended, or is another process's now."""

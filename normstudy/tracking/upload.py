@@ -5,61 +5,18 @@ from a backup neither doubles an epoch nor misses one.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
 from safetensors.torch import load_file
 
-from normstudy.errors import (
-    NormstudyError,
-    Refused,
-    RunDeleted,
-    ServerAway,
-    Superseded,
-    one_line,
-)
+from normstudy.errors import NormstudyError, Refused, RunDeleted, ServerAway, Superseded, one_line
 from normstudy.model import DigitNet
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Content, Server, StoredRun, is_result
-from normstudy.tracking.event_log import Event, EventLog, Status, TrainedModel
+from normstudy.tracking.event_log import Event, EventLog, RunState, Status
 from normstudy.tracking.store import where
-
-PATIENCE_SECONDS = 12.0  # that a run that has ended waits for a server that is away
-
-
-@dataclass(kw_only=True)
-class Wanted:
-    """What a run is to hold, by all events of its log together: of an epoch the first counts, of all else the last."""
-
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    datasets: Sequence[Mapping[str, Any]] = ()
-    epochs: dict[int, Event] = field(default_factory=dict)
-    files: dict[str, tuple[str, str]] = field(default_factory=dict)  # artifact to folder of the record, and SHA-256
-    model: TrainedModel | None = None
-    end: Event | None = None
-
-    @classmethod
-    def by(cls, events: Sequence[Event], end: Event | None) -> "Wanted":
-        """`end` is one that the log lacks."""
-        wanted = cls()
-        for event in [*events, *([end] if end else [])]:
-            if event.status in (None, "RUNNING"):
-                wanted.tags |= event.tags
-            wanted.params = event.params | wanted.params
-            wanted.datasets = event.datasets or wanted.datasets
-            wanted.files |= {name: (event.folder, digest) for name, digest in event.files.items()}
-            wanted.model = event.model or wanted.model
-            if event.metrics:
-                wanted.epochs.setdefault(event.step, event)
-            if event.status == "RUNNING":  # why an earlier process ended is no more true
-                wanted.end = None
-            elif event.status:
-                wanted.end = event
-        return wanted
 
 
 class Upload:
@@ -70,10 +27,9 @@ class Upload:
         self.trains = False  # whether a process of this machine trains it now
         self.run: StoredRun | None = None
         self.content: Content | None = None  # what the run holds, as far as is known; None: to be asked
-        self.size = 0  # of the log, when all in it was sent
+        self.sent: Sequence[Event] | None = None  # the log's events, when all in them was last sent
         self.unwritten_end: Event | None = None  # of a run whose disk is full
         self.stopped: NormstudyError | None = None  # why nothing more is sent
-        self.away_since: float | None = None  # by the monotonic clock
         self.done = False  # the run has ended, and all is there
 
     @property
@@ -166,16 +122,16 @@ class Upload:
     def push(self) -> None:
         """Send what the server lacks. Raises `ServerAway`, `Refused`, `Superseded`, or `StorageError` for a record that
         is damaged."""
-        size, unwritten = self.log.whole_size(), self.unwritten_end
-        if size == self.size and unwritten is None:
+        events, unwritten = self.log.events(), self.unwritten_end
+        if events == self.sent and unwritten is None:
             return
-        wanted = Wanted.by(self.log.events(), unwritten)
+        wanted = RunState.after([*events, *([unwritten] if unwritten else [])])
         if self.run is None:
             self.attach()
         self.require_lease()
         assert self.run
         if is_result(self.run) and not self.log.has_result:  # a later copy of this record has brought it to its end
-            self.size, self.done = size, True
+            self.sent, self.done = events, True
             return
         try:
             self._send(wanted)
@@ -186,11 +142,12 @@ class Upload:
         except Refused:
             self.require_lease()  # a deleted run refuses everything
             raise
-        self.size = size
+        self.sent = events
         if unwritten:  # one that was set meanwhile is still to be sent
             self.unwritten_end = None
 
-    def _send(self, wanted: Wanted) -> None:
+    def _send(self, wanted: RunState) -> None:
+        """What the run has not of this, as far as its content is known."""
         assert self.run
         has = self.content or self.server.content(self.run, {folder_of(name) for name in wanted.files})
         self.content = has
@@ -215,21 +172,17 @@ class Upload:
             self.server.log_metrics(self.run_id, points)
         for name, _, _, step in points:
             has.steps[name].add(step)
-        for name in wanted.files:
-            file = self._file(wanted, name)
-            if has.files.get(name) != file.stat().st_size:
-                self.server.upload(self.run_id, file, folder_of(name))
-                has.files[name] = file.stat().st_size
-        if wanted.model and not has.model:
-            trained = wanted.model
+        for name, (folder, digest) in wanted.files.items():
+            size = self.log.file(folder, name).stat().st_size
+            if has.files.get(name) != size:
+                self.server.upload(self.run_id, self.log.file(folder, name, digest), folder_of(name))
+                has.files[name] = size
+        if (trained := wanted.model) and not has.model:
+            folder, digest = wanted.files.get(trained.weights, ("", "unknown"))
             model = DigitNet(trained.norm, network=trained.network, groups=trained.groups)
-            model.load_state_dict(load_file(self._file(wanted, trained.weights)))
+            model.load_state_dict(load_file(self.log.file(folder, trained.weights, digest)))
             self.server.log_model(self.run_id, model, trained.step)
             has.model = True
-
-    def _file(self, wanted: Wanted, name: str) -> Path:
-        folder, digest = wanted.files.get(name, ("", ""))
-        return self.log.file(folder, name, digest)
 
     def _end(self, end: Event) -> None:
         """End the run; if it was taken over just before, it must not count."""
@@ -262,17 +215,6 @@ class Upload:
             if run.deleted or Tag.SUPERSEDED_BY in run.tags:
                 raise Superseded(f"{self.begin.name}: run {run.run_id} was deleted or taken over")
             self.server.log(run.run_id, tags={Tag.HEARTBEAT: now()})
-
-    def news(self) -> None:
-        """To call after each event: raises why nothing more is sent, if so."""
-        if self.stopped:
-            raise self.stopped
-
-    def is_worth_waiting(self) -> bool:
-        """Whether something is unsent, and the server not away for long."""
-        if self.stopped or self.away_since is None:
-            return False
-        return time.monotonic() - self.away_since < PATIENCE_SECONDS
 
 
 def now() -> str:

@@ -18,6 +18,7 @@ from normstudy.tracking.upload import Upload
 
 HEARTBEAT_SECONDS = 10.0
 RETRY_SECONDS = 3.0  # between two tries of a server that is away
+LAST_TRIES_SECONDS = 12.0  # that a run that has ended waits for a server that is away
 
 
 class Uploader:
@@ -28,6 +29,7 @@ class Uploader:
 
     def __init__(self) -> None:
         self.uploads: list[Upload] = []
+        self.away_since: dict[Upload, float] = {}  # by the monotonic clock
         self.bell, self.closing = threading.Event(), threading.Event()
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._beat)]
 
@@ -45,7 +47,7 @@ class Uploader:
         self.bell.set()
         for thread in self.threads:
             thread.join()
-        problems = [(upload.stopped, problem) for upload in self.uploads if (problem := self._conclude(upload))]
+        problems = [(upload.stopped, problem) for upload in self.uploads if (problem := self._finalize(upload))]
         raised = next((problem for cause, problem in problems if error is None or cause is error), None)
         for _, problem in problems:
             if problem is not raised:
@@ -54,8 +56,8 @@ class Uploader:
             raise raised from error
 
     @staticmethod
-    def _conclude(upload: Upload) -> NormstudyError | None:
-        """What became of a run that isn't whole on the server."""
+    def _finalize(upload: Upload) -> NormstudyError | None:
+        """Remove a record that is whole on the server; else say what became of its run."""
         if isinstance(upload.stopped, Superseded):
             return upload.stopped
         if upload.stopped:
@@ -84,21 +86,20 @@ class Uploader:
             last = self.closing.is_set()  # read first: nothing is logged after it
             for upload in list(self.uploads):
                 if not upload.stopped:
-                    self._attend(upload)
-            if last and not any(upload.is_worth_waiting() for upload in self.uploads):
+                    self._push(upload)
+            oldest = time.monotonic() - LAST_TRIES_SECONDS
+            if last and all(upload.stopped or since < oldest for upload, since in self.away_since.items()):
                 return
 
-    @staticmethod
-    def _attend(upload: Upload) -> None:
+    def _push(self, upload: Upload) -> None:
         try:
             upload.push()
         except (Superseded, Refused, StorageError) as error:
             upload.stopped = error
         except Exception as error:  # whatever comes, training goes on, and so do the other runs
-            if upload.away_since is None:
-                upload.away_since = time.monotonic()
+            if upload not in self.away_since:
+                self.away_since[upload] = time.monotonic()
                 say(f"{one_line(str(error))}; training goes on, and what it logs waits on this machine")
         else:
-            if upload.away_since is not None:
+            if self.away_since.pop(upload, None) is not None:
                 say(f"tracking server {where()} is back")
-            upload.away_since = None

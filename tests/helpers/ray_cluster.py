@@ -32,10 +32,9 @@ class Worker:
     def has_checkpoint(self) -> bool:
         """Whether the first epoch is behind it and kept, and no other."""
         log = EventLog(self.record)
-        with suppress(OSError):  # it has ended, and its record is gone
-            if log.whole_size():
-                folder = self.record.parents[1] / "checkpoints" / log.begin.checkpoints
-                return len(list(folder.glob("epoch_*.pt"))) == 1
+        with suppress(OSError, StorageError):  # it has just begun, or ended, and its record is gone
+            folder = self.record.parents[1] / "checkpoints" / log.begin.checkpoints
+            return len(list(folder.glob("epoch_*.pt"))) == 1
         return False
 
 
