@@ -10,6 +10,7 @@ from normstudy.config import TrainConfig
 from normstudy.model import NORMS, DigitNet, count_parameters
 
 README = (PROJECT / "README.md").read_text()
+NORMALISATION = (PROJECT / "docs" / "normalisation.md").read_text()
 X = torch.tensor([[[[1, 3]], [[2, 6]], [[0, 8]], [[4, 8]]], [[[5, 7]], [[1, 1]], [[2, 2]], [[3, 9]]]]).double()
 SHARED = {  # the activations that share statistics with the very first, by the definitions
     "BatchNorm": ("bn", X[:, 0]),
@@ -44,6 +45,7 @@ def test_worked_example_is_what_torch_computes(name: str) -> None:
     assert trained == pytest.approx((1 - mean) / (variance + 1e-5) ** 0.5)
     values = ", ".join(f"{value:g}" for value in shared.flatten())
     assert f"| {name} | {values} | {mean:.3f} | {variance:.3f} | {trained:.3f} | {evaluated:.3f} |" in README
+    assert f"| {name} | {values} | {mean:.3f} | {variance:.3f} | {trained:.3f} | {evaluated:.3f} |" in NORMALISATION
 
 
 def test_worked_example_shows_the_tensor_it_computes_with() -> None:
@@ -55,10 +57,11 @@ def test_worked_example_shows_the_tensor_it_computes_with() -> None:
 def test_running_averages_of_the_worked_example() -> None:
     layer = NORMS["bn"](4, groups=2).double()
     layer(X)
-    assert f"= {layer.running_mean[0].item():.1f}, its running" in README
-    assert f"= {layer.running_var[0].item():.3f}, so y" in README
+    assert f"= {layer.running_mean[0].item():.1f}, its running" in NORMALISATION
+    assert f"= {layer.running_var[0].item():.3f}, so y" in NORMALISATION
 
 
 def test_parameters_and_settings_named_in_the_text_are_the_real_ones() -> None:
     assert f"{count_parameters(DigitNet('gn')):,} parameters" in README
-    assert all(f"`{name}`" in README for name in TrainConfig.model_fields)
+    commands = (PROJECT / "docs" / "commands.md").read_text()
+    assert all(f"`{name}`" in commands for name in TrainConfig.model_fields)
