@@ -5,10 +5,7 @@ READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY := true
 export NO_MKDOCS_2_WARNING := true
 SEEDS ?= 1
-EXPERIMENTS := networks recipe assignment small_recipe small_networks small fine_networks fine factorial penalty collapse batch_size learning_rate groups shift calibration fashion
-MEASURED := penalty collapse shift calibration
-# An experiment's docstring says how it is trained: the command behind "Command:".
-COMMAND := s/^Command: .*\(python -m normstudy study [^,]*\).*/\1/p
+LIST := $(BIN)/python -m normstudy experiments
 
 .PHONY: help study report export answer site notebook ui test test-faults check bench lock clean
 help:
@@ -16,7 +13,7 @@ help:
 	@echo "             SEEDS=10 for the whole assignment"
 	@echo "make report  rebuild every table, figure and page, and the README's block, from the exported runs; trains nothing"
 	@echo "make export  read the tracking server and keep the tables in results/"
-	@echo "make answer  train everything again: some hours on 2 cores; then export and report. NORMSTUDY_FASHION must name"
+	@echo "make answer  train everything again, some hours on 2 cores; then export and report. NORMSTUDY_FASHION must name"
 	@echo "             the folder of Fashion-MNIST's four archives"
 	@echo "make site    the pages of docs/ as a site, in site/"
 	@echo "make notebook  run the notebook: all three variants, 20 epochs"
@@ -41,15 +38,13 @@ report: $(READY)
 	$(BIN)/python -m normstudy report --from results --out docs/experiments --readme
 
 export: $(READY)
-	set -e; for name in $(EXPERIMENTS); do \
+	set -e; for name in $$($(LIST) --names); do \
 		$(BIN)/python -m normstudy report experiments/$$name.py --out report/$$name --export results; done
 
 # Fashion-MNIST comes last, hours later, so its folder is asked for first.
 answer: $(READY)
 	@test -d "$$NORMSTUDY_FASHION" || { echo "NORMSTUDY_FASHION must name the folder of Fashion-MNIST's archives" >&2; exit 2; }
-	@set -e; for name in $(EXPERIMENTS); do \
-		command=$$(sed -n '$(COMMAND)' experiments/$$name.py); echo "$$command"; $(BIN)/$$command; done
-	set -e; for name in $(MEASURED); do $(BIN)/python -m normstudy measure experiments/$$name.py; done
+	$(LIST) --commands | sed 's|^|$(BIN)/|' | bash -ex
 	$(MAKE) export
 	$(MAKE) report
 
