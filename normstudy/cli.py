@@ -91,6 +91,19 @@ def measure_command(
     print(f"{measure(loaded, stop_signal)} tables added")
 
 
+def experiments_command(
+    folder: Annotated[Path, typer.Argument(help="where the files are")] = Path("experiments"),
+    names: Annotated[bool, typer.Option("--names", help="print the names alone")] = False,
+    commands: Annotated[bool, typer.Option("--commands", help="print the commands that train and measure all")] = False,
+) -> None:
+    """List the experiments in their order: name and question."""
+    from normstudy.experiment import all_experiments
+
+    for experiment in all_experiments(folder):
+        for line in experiment.commands if commands else [experiment.name]:
+            print(line if names or commands else f"{line:16s} {experiment.parts['Question']}")
+
+
 def sync_command() -> None:
     """Send what waits on this machine to the tracking server."""
     from normstudy.launch.maintenance import sync
@@ -155,6 +168,7 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
     app.command("study")(with_options(study_command, field_options(optional=True) if config_options else []))
     app.command("measure")(measure_command)
     app.command("report")(report_command)
+    app.command("experiments")(experiments_command)
     app.command("sync")(sync_command)
     app.command("reap")(reap_command)
     return app

@@ -76,6 +76,11 @@ class Experiment(Settings):
         return self.parts.get("Command", "")
 
     @property
+    def commands(self) -> list[str]:
+        """The same, one by one, without what sets the environment before them."""
+        return [text[max(0, text.find("python -m")) :] for text in self.command.split(", then ") if text]
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What goes with a study, so that it is reported without the file."""
         return {each.name: getattr(self, each.name) for each in fields(Settings)}
