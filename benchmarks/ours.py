@@ -56,7 +56,7 @@ def model_and_optimizer(config: TrainConfig, steps: int) -> tuple[DigitNet, SGD]
     """As `normstudy.train` makes them, in a process with the same settings."""
     training.make_reproducible(config)
     training.keep_freed_memory()
-    model = training.build_model(config).to(memory_format=training.MEMORY_FORMAT)
+    model = training.build_model(config).to(memory_format=data.MEMORY_FORMAT)
     return model, training.build_optimizer(model, config, steps)[0]
 
 
@@ -84,7 +84,7 @@ def bare_and_our_step(config: TrainConfig) -> tuple[Callable[..., object], Calla
 
 def in_our_format(images: torch.Tensor) -> torch.Tensor:
     """The images in the memory format that `normstudy.train` uses."""
-    return images.contiguous(memory_format=training.MEMORY_FORMAT)
+    return images.contiguous(memory_format=data.MEMORY_FORMAT)
 
 
 def run_until_stopped(config: TrainConfig, stop_signal: Callable[[], int | None]) -> None:
@@ -98,13 +98,13 @@ def run_until_stopped(config: TrainConfig, stop_signal: Callable[[], int | None]
 
 def training_batches(split: Split, config: TrainConfig) -> Iterator[Any]:
     """The shuffled, augmented, normalised batches of one epoch."""
-    return data.TrainingStream(split, config, [config.seed], training.MEMORY_FORMAT).epoch()
+    return data.TrainingStream(split, config, [config.seed]).epoch()
 
 
 def evaluate_once(config: TrainConfig, split: Split) -> Callable[[], object]:
     """A function that evaluates a fresh model on the split."""
-    model = training.build_model(config).to(memory_format=training.MEMORY_FORMAT)
-    return lambda: evaluate.evaluate(model, split, training.MEMORY_FORMAT)
+    model = training.build_model(config).to(memory_format=data.MEMORY_FORMAT)
+    return lambda: evaluate.evaluate(model, split)
 
 
 def time_epochs(around_training: Callable[..., Any], around_logging: Callable[..., Any]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
+MEMORY_FORMAT = torch.channels_last  # 7 s an epoch against 10 on one CPU core: oneDNN's kernels for few channels
 Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]
 
 
@@ -115,10 +116,8 @@ class TrainingStream:
     A seed decides order and augmentation, whatever other seeds stand beside it.
     """
 
-    def __init__(
-        self, split: Split, config: TrainConfig, seeds: Sequence[int], memory_format: torch.memory_format
-    ) -> None:
-        self.split, self.config, self.memory_format = split, config, memory_format
+    def __init__(self, split: Split, config: TrainConfig, seeds: Sequence[int]) -> None:
+        self.split, self.config = split, config
         self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
         self.draws = [torch.Generator(split.labels.device).manual_seed(seed) for seed in seeds]
 
@@ -146,7 +145,7 @@ class TrainingStream:
             images = self.split.images[chosen].flatten(0, 1)
             moved = images.float() if moves is None else resample(images.float(), moves[start : start + size])
             batch = normalise(moved).view(*chosen.shape, *images.shape[2:])
-            yield batch.contiguous(memory_format=self.memory_format), self.split.labels[chosen]
+            yield batch.contiguous(memory_format=MEMORY_FORMAT), self.split.labels[chosen]
 
 
 def normalise(images: UInt8[Tensor, "b 1 28 28"] | Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from normstudy.data import Split, normalise
+from normstudy.data import MEMORY_FORMAT, Split, normalise
+from normstudy.model import DigitNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +21,25 @@ class Evaluation:
     logits: Float[Tensor, "n classes"]
 
 
-def evaluate(model: nn.Module, split: Split, memory_format: torch.memory_format) -> Evaluation:
+def evaluate(model: DigitNet, split: Split) -> Evaluation:
     """Run `model` in eval mode over a split, in order, without augmentation."""
-    return evaluate_stack(model, split, memory_format, stack=1)[0]
+    return evaluate_stack(model, split)[0]
 
 
 @torch.inference_mode()
-def evaluate_stack(
-    model: nn.Module, split: Split, memory_format: torch.memory_format, *, stack: int
-) -> list[Evaluation]:
-    """The same for each of the `stack` networks that `model` holds."""
+def evaluate_stack(model: DigitNet, split: Split) -> list[Evaluation]:
+    """The same for each of the networks that `model` holds."""
     model.eval()
     batch = 2_500 if split.images.is_cuda else 250  # on a CPU core 16 take half as long again, 1,000 a fifth
     answers = [
-        model(normalise(images).expand(-1, stack, -1, -1).contiguous(memory_format=memory_format))
+        model(normalise(images).expand(-1, model.stack, -1, -1).contiguous(memory_format=MEMORY_FORMAT))
         for images in split.images.split(batch)
     ]
-    logits = torch.cat(answers).view(len(split), stack, -1)
-    return [_judged(one, split) for one in logits.unbind(1)]
+    logits = torch.cat(answers).view(len(split), model.stack, -1)
+    return [_evaluation(one, split) for one in logits.unbind(1)]
 
 
-def _judged(logits: Float[Tensor, "n classes"], split: Split) -> Evaluation:
+def _evaluation(logits: Float[Tensor, "n classes"], split: Split) -> Evaluation:
     correct = (logits.argmax(dim=1) == split.labels).sum().item()
     loss = functional.cross_entropy(logits, split.labels).item()
     return Evaluation(loss=loss, accuracy=correct / len(split), logits=logits.cpu())

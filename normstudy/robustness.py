@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normstudy.data import Split, affine_maps, normalise, resample
+from normstudy.data import MEMORY_FORMAT, Split, affine_maps, normalise, resample
 from normstudy.evaluate import evaluate
 from normstudy.model import DigitNet, penalised_weights
 
@@ -43,23 +43,18 @@ def noise(images: Pixels, deviation: float, generator: torch.Generator) -> Pixel
 
 
 def blur(images: Pixels, deviation: float, generator: torch.Generator) -> Pixels:
-    """Gaussian blur; an image is mirrored at its edges. Nothing is drawn from `generator`."""
+    """Gaussian blur; an image is mirrored at its edges."""
     return torch.from_numpy(gaussian_filter(images.numpy(), deviation, axes=(2, 3)))
 
 
 def contrast(images: Pixels, share: float, generator: torch.Generator) -> Pixels:
-    """Every pixel pulled to the mean of its image. Nothing is drawn from `generator`."""
+    """Every pixel pulled to the mean of its image."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return mean + share * (images - mean)
 
 
-def brightness(images: Pixels, added: float, generator: torch.Generator) -> Pixels:
-    """The same added to all pixels. Nothing is drawn from `generator`."""
-    return images + added
-
-
 def rotation(images: Pixels, degrees: float, generator: torch.Generator) -> Pixels:
-    """Images at even places turned one way, at odd ones the other. Nothing is drawn from `generator`."""
+    """Images at even places turned one way, at odd ones the other."""
     draws = torch.full((len(images), 4), 0.5)
     draws[::2, 0], draws[1::2, 0] = 0, 1  # the two ends of what `affine_maps` draws angles from
     return resample(images, affine_maps(draws, rotation=degrees, translation=0.0, scale=0.0))
@@ -72,19 +67,15 @@ def occlusion(images: Pixels, side: float, generator: torch.Generator) -> Pixels
     return images.masked_fill((hidden[:, 0, :, None] & hidden[:, 1, None, :])[:, None], 128)
 
 
-def inversion(images: Pixels, share: float, generator: torch.Generator) -> Pixels:
-    """A blend of the image and its negative. Nothing is drawn from `generator`."""
-    return (1 - share) * images + share * (255 - images)
-
-
+# what each corruption does at a strength; only noise and occlusion draw from the generator
 CORRUPTIONS: dict[str, Callable[[Pixels, float, torch.Generator], Pixels]] = {
     "noise": noise,
     "blur": blur,
     "contrast": contrast,
-    "brightness": brightness,
+    "brightness": lambda images, added, _: images + added,
     "rotation": rotation,
     "occlusion": occlusion,
-    "inversion": inversion,
+    "inversion": lambda images, share, _: (1 - share) * images + share * (255 - images),  # a blend with the negative
 }
 
 
@@ -134,7 +125,7 @@ def shift_table(model: DigitNet, shifts: Iterable[tuple[str, int, Split]]) -> pd
     rows = []
     for corruption, severity, split in shifts:
         for statistics, network in networks.items():
-            found = evaluate(network(split), split, torch.channels_last)
+            found = evaluate(network(split), split)
             rows.append((statistics, corruption, severity, found.accuracy, found.loss))
     return pd.DataFrame(rows, columns=["statistics", "corruption", "severity", "accuracy", "loss"])
 
@@ -159,7 +150,7 @@ def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNe
     batches = math.ceil(len(images) / 250)
     for first in range(batches):
         # not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each
-        model(normalise(images[first::batches]).contiguous(memory_format=torch.channels_last))
+        model(normalise(images[first::batches]).contiguous(memory_format=MEMORY_FORMAT))
     return model.eval()
 
 

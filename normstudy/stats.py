@@ -69,35 +69,25 @@ def bootstrap_interval(
         raise ValueError(f"an interval of the mean needs two values or more, not {len(values)}")
     if np.ptp(values) < 10.0**-ROUNDING:
         return float(values[0]), float(values[0])
-    interval = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=9_999,
-        confidence_level=confidence,
-        method="BCa",
-        vectorized=True,
-        rng=generator,
-    ).confidence_interval
+    options: dict[str, Any] = {"method": "BCa", "n_resamples": 9_999, "confidence_level": confidence}
+    interval = bootstrap((values,), np.mean, rng=generator, vectorized=True, **options).confidence_interval
     return float(interval.low), float(interval.high)
 
 
-def paired_mean_p_value(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], generator: np.random.Generator
-) -> float:
-    """Two-sided permutation test that two variants have the same mean; `a` and `b` hold one value a seed, paired.
+def paired_mean_p_value(differences: Float[np.ndarray, " n"], generator: np.random.Generator) -> float:
+    """Two-sided permutation test that two variants have the same mean, from their differences, one a seed.
 
     Fisher 1935, "The Design of Experiments", by scipy: if the two are equal, each pair is as likely the other way
     round. All 2^n ways are counted up to n = 13, beyond that 9,999 that `generator` draws. The smallest p-value that n
     pairs can give is `smallest_paired_p_value`.
     """
 
-    def difference(x: Any, y: Any, axis: int) -> Any:
+    def mean(x: Any, y: Any, axis: int) -> Any:
         return np.mean(x - y, axis=axis).round(ROUNDING)  # ways round that tie must tie exactly
 
-    test = permutation_test(
-        (a, b), difference, permutation_type="samples", n_resamples=9_999, vectorized=True, rng=generator
-    )
-    return float(test.pvalue)
+    pairs = differences, np.zeros_like(differences)
+    options: dict[str, Any] = {"permutation_type": "samples", "n_resamples": 9_999, "vectorized": True}
+    return float(permutation_test(pairs, mean, rng=generator, **options).pvalue)
 
 
 def smallest_paired_p_value(pairs: int) -> float:
@@ -160,7 +150,7 @@ def compare(
     differences = [(values[a] - values[b]).to_numpy(dtype=float).round(ROUNDING) for a, b in pairs]
     confidence = 1 - SIGNIFICANCE / len(pairs)
     intervals = [bootstrap_interval(difference, generator, confidence=confidence) for difference in differences]
-    single = [paired_mean_p_value(difference, np.zeros_like(difference), generator) for difference in differences]
+    single = [paired_mean_p_value(difference, generator) for difference in differences]
     corrected = holm(single)
     return [
         Comparison(
@@ -172,7 +162,7 @@ def compare(
             high=high,
             p=p,
             comparisons=len(pairs),
-            verdict=verdict_of(low, high, p, margin, farther=len(pairs) * farther_p_value(difference, margin)),
+            verdict=decide(low, high, p, margin, tost_p=len(pairs) * tost_p_value(difference, margin)),
         )
         for (a, b), difference, (low, high), p in zip(pairs, differences, intervals, corrected, strict=True)
     ]
@@ -184,7 +174,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, alpha=SIGNIFICANCE, method="holm")[1]] if len(p_values) else []
 
 
-def farther_p_value(differences: Float[np.ndarray, " n"], margin: float) -> float:
+def tost_p_value(differences: Float[np.ndarray, " n"], margin: float) -> float:
     """p-value of two one-sided t-tests that the mean is as far from 0 as the margin, or farther.
 
     Schuirmann 1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach", by statsmodels.
@@ -194,18 +184,18 @@ def farther_p_value(differences: Float[np.ndarray, " n"], margin: float) -> floa
     return p if np.isfinite(p) else 1.0
 
 
-def verdict_of(low: float, high: float, p: float, margin: float, *, farther: float) -> Verdict:
-    """The verdict on a difference whose interval and corrected p-value these are; `farther` is the corrected p-value
-    of `farther_p_value`.
+def decide(low: float, high: float, p: float, margin: float, *, tost_p: float) -> Verdict:
+    """The verdict on a difference whose interval and corrected p-value these are; `tost_p` is the corrected p-value
+    of `tost_p_value`.
 
-    Equivalent where the interval lies strictly within the margin on both sides and `farther` is below 0.05: Lakens
+    Equivalent where the interval lies strictly within the margin on both sides and `tost_p` is below 0.05: Lakens
     2017, "Equivalence Tests". Both, because the bootstrap's intervals are too narrow for few seeds: of 5 normal
     values a 95 % interval held the mean in 85 % of 150 simulations. Equivalence comes first: a difference smaller
     than the margin matters to nobody, however certain it is, and with seeds enough every difference becomes certain.
     Better where p is below 0.05 and the interval excludes 0: the difference is real and may matter. Undecided
     otherwise, which is not a finding that the two are equal.
     """
-    if -margin < low and high < margin and farther < SIGNIFICANCE:
+    if -margin < low and high < margin and tost_p < SIGNIFICANCE:
         return Verdict.EQUIVALENT
     if p < SIGNIFICANCE and not low <= 0 <= high:
         return Verdict.BETTER

@@ -10,9 +10,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
 from normstudy.config import TrainConfig
+from normstudy.data import MEMORY_FORMAT
 from normstudy.model import CLASSES, DigitNet, l1_norms, penalised_weights
 
-MEMORY_FORMAT = torch.channels_last  # 7 s an epoch against 10 on one CPU core: oneDNN's kernels for few channels
 Step = Callable[[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]], Float[Tensor, "3 seeds"]]
 
 
@@ -83,15 +83,12 @@ def captured(step: Step, model: DigitNet, optimizer: SGD, shape: tuple[int, int]
 def build_optimizer(model: DigitNet, config: TrainConfig, steps: int) -> tuple[SGD, OneCycleLR]:
     """SGD with Nesterov momentum on a one-cycle schedule (Smith and Topin 2018, "Super-Convergence")."""
     decayed = penalised_weights(model)
-    chosen = {id(weight) for weight in decayed}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    others = [parameter for parameter in model.parameters() if not any(parameter is weight for weight in decayed)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    nesterov = config.momentum > 0
     if decayed[0].is_cuda:  # a CUDA graph reads the learning rate where it lies; a number would be captured for good
         groups = [{**group, "lr": torch.tensor(config.lr, device=decayed[0].device)} for group in groups]
-    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
-    # momentum stays as configured: cycling it too would make `momentum` a setting without effect
-    schedule = OneCycleLR(
-        optimizer, config.lr, total_steps=steps + 1, pct_start=config.warmup, cycle_momentum=False
-    )  # one more than the steps: the schedule is advanced after each step, the last one too
-    return optimizer, schedule
+    optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
+    # one more than the steps: the schedule is advanced after each step, the last one too; and momentum stays as
+    # configured: cycling it would make `momentum` a setting without effect
+    total = steps + 1
+    return optimizer, OneCycleLR(optimizer, config.lr, total_steps=total, pct_start=config.warmup, cycle_momentum=False)

@@ -1,6 +1,7 @@
 """The main job: train one configuration, log it, end its run in a true state. Read top to bottom."""
 
 import ctypes
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
-from normstudy.data import Batches, Data, TrainingStream, load_data
+from normstudy.data import MEMORY_FORMAT, Batches, Data, TrainingStream, load_data
 from normstudy.errors import ConfigError, Diverged, Interrupted, Superseded
 from normstudy.evaluate import Evaluation, evaluate_stack
 from normstudy.model import DigitNet, count_parameters, stacked, unstacked
-from normstudy.step import MEMORY_FORMAT, Step, build_optimizer, training_step
+from normstudy.step import Step, build_optimizer, training_step
 from normstudy.tracking import Metric, RunLog, Tracker
 
 StopCheck = Callable[[], int | None]  # the number of a signal that asked to stop, once one did
@@ -43,8 +44,8 @@ def train_together(
     another process: the others go on, and the first error is raised when they have ended. Raises `ConfigError` where
     more than the seed differs.
     """
-    config, seeds = configs[0], [config.seed for config in configs]
     require_same_but_seed(configs)
+    config, seeds = configs[0], [config.seed for config in configs]
     device = pick_device(config.device)
     make_reproducible(config)
     keep_freed_memory()
@@ -52,38 +53,36 @@ def train_together(
     data = load_data(config, device)
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)
-    stream = TrainingStream(data.train, config, seeds, MEMORY_FORMAT)
+    stream = TrainingStream(data.train, config, seeds)
     training = (model, optimizer, schedule, stream.generators())
     stopped: list[Diverged | Superseded] = []
 
     with open_runs(configs, tracker, data, model, device) as runs, progress_bar(config, seeds, steps) as bar:
         checkpoints = tracker.checkpoints(configs)
         done = checkpoints.restore(training)
-        if done:
-            announce_resumed(bar, done, config, steps)
+        announce_resumed(bar, done, config, steps)
         step = training_step(model, optimizer, config)
         for epoch in range(done + 1, config.epochs + 1):
             started, learning_rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             model.train()
             outcomes = train_epoch(step, schedule, watched(stream.epoch(), bar, stop_signal))
-            tests = evaluate_stack(model, data.test, MEMORY_FORMAT, stack=len(seeds))
-            vals = evaluate_stack(model, data.val, MEMORY_FORMAT, stack=len(seeds)) if data.val is not None else None
+            tests = evaluate_stack(model, data.test)
+            vals = evaluate_stack(model, data.val) if data.val is not None else [None] * len(seeds)
             networks = unstacked(model) if epoch == config.epochs else []
             shared = {Metric.LEARNING_RATE: learning_rate, Metric.EPOCH_SECONDS: time.perf_counter() - started}
             for place, run in list(runs.items()):
+                answers = outcomes[:, :, place], tests[place], vals[place]
                 try:
-                    metrics = training_metrics(outcomes[:, :, place], config, schedule.last_epoch)
-                    metrics |= judged(tests[place], vals[place] if vals else None)
-                    require_finite(metrics, step=schedule.last_epoch)
+                    metrics = compute_metrics(*answers, config.batch_size, schedule.last_epoch) | shared
                     if epoch < config.epochs:
-                        run.epoch(epoch, metrics | shared)
+                        run.epoch(epoch, metrics)
                     else:
-                        run.finish(epoch, metrics | shared, networks[place], tests[place], data.test)
+                        run.finish(epoch, metrics, networks[place], tests[place], data.test)
                 except (Diverged, Superseded) as error:
                     stopped.append(error)
                     runs.pop(place).end(error)
-                    continue
-                announce(bar, config, epoch, seeds[place], metrics | shared)
+                else:
+                    announce(bar, config, epoch, seeds[place], metrics)
             if not runs:
                 break
             if epoch < config.epochs:
@@ -123,27 +122,30 @@ def open_runs(
         run.end(None)
 
 
-def training_metrics(outcomes: Float[Tensor, "steps 3"], config: TrainConfig, last_step: int) -> dict[Metric, float]:
-    """An epoch's loss (cross-entropy alone), accuracy and penalty: means over its batches, in train mode, augmented.
+def compute_metrics(
+    outcomes: Float[Tensor, "steps 3"], test: Evaluation, val: Evaluation | None, batch_size: int, last_step: int
+) -> dict[Metric, float]:
+    """An epoch's loss (cross-entropy alone), accuracy and penalty, means over its batches, in train mode, augmented;
+    loss and accuracy on the test images and, where some are held out, on these.
 
-    Raises `Diverged` with the first step whose loss or penalty was not finite.
+    Raises `Diverged` with the first step whose loss or penalty was not finite, or, for another metric, the last.
     """
     loss, penalty, hits = outcomes.unbind(1)
     bad_steps = (~torch.isfinite(loss + penalty)).nonzero().flatten().tolist()
     if bad_steps:
         raise Diverged("the training loss", last_step - len(outcomes) + bad_steps[0] + 1)
-    return {
+    metrics = {
         Metric.TRAIN_LOSS: loss.mean().item(),
-        Metric.TRAIN_ACCURACY: hits.sum().item() / (len(outcomes) * config.batch_size),
+        Metric.TRAIN_ACCURACY: hits.sum().item() / (len(outcomes) * batch_size),
         Metric.TRAIN_PENALTY: penalty.mean().item(),
+        Metric.TEST_LOSS: test.loss,
+        Metric.TEST_ACCURACY: test.accuracy,
     }
-
-
-def judged(test: Evaluation, val: Evaluation | None) -> dict[Metric, float]:
-    """Loss and accuracy on the test images and, where some are held out, on these."""
-    metrics = {Metric.TEST_LOSS: test.loss, Metric.TEST_ACCURACY: test.accuracy}
     if val is not None:
         metrics |= {Metric.VAL_LOSS: val.loss, Metric.VAL_ACCURACY: val.accuracy}
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(name, last_step)
     return metrics
 
 
@@ -197,13 +199,6 @@ def build_model(config: TrainConfig) -> DigitNet:
         raise ConfigError(str(error)) from None
 
 
-def require_finite(metrics: dict[Metric, float], *, step: int) -> None:
-    """Raises `Diverged` naming the first metric that is not finite."""
-    for name, value in metrics.items():
-        if not torch.isfinite(torch.tensor(value)):
-            raise Diverged(name, step)
-
-
 def progress_bar(config: TrainConfig, seeds: list[int], steps: int) -> "tqdm[Any]":
     """A bar on a terminal; elsewhere it stays silent and `announce` prints a line an epoch and run."""
     name = config.variant if len(seeds) == 1 else f"{config.variant}, {len(seeds)} seeds"
@@ -220,9 +215,9 @@ def watched(stream: Batches, bar: "tqdm[Any]", stop_signal: StopCheck) -> Batche
 
 
 def announce_resumed(bar: "tqdm[Any]", done: int, config: TrainConfig, steps: int) -> None:
-    """Where a trial goes on that was interrupted."""
+    """Where a trial goes on, if it was interrupted after `done` epochs."""
     bar.update(steps // config.epochs * done)
-    if bar.disable:
+    if done and bar.disable:
         print(f"epoch {done}/{config.epochs}  resumed after it", flush=True)
 
 

@@ -150,7 +150,7 @@ STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 def epoch(*seeds: int, **sizes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
     split = load_images()[1].take(torch.arange(1_000))
-    return list(TrainingStream(split, TrainConfig.of(batch_size=64, **sizes), seeds, torch.contiguous_format).epoch())
+    return list(TrainingStream(split, TrainConfig.of(batch_size=64, **sizes), seeds).epoch())
 
 
 def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() -> None:
@@ -163,7 +163,7 @@ def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() 
 
 def test_another_epoch_has_another_order_and_other_moves() -> None:
     split = load_images()[1].take(torch.arange(64))
-    stream = TrainingStream(split, TrainConfig(batch_size=64, rotation=10.0), [0], torch.contiguous_format)
+    stream = TrainingStream(split, TrainConfig(batch_size=64, rotation=10.0), [0])
     (first, labels), (second, other_labels) = next(stream.epoch()), next(stream.epoch())
     assert labels.sort(dim=0).values.equal(other_labels.sort(dim=0).values)
     assert not torch.equal(labels, other_labels)

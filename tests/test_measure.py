@@ -167,7 +167,7 @@ def test_only_batch_norm_is_asked_twice_and_every_network_stays_as_it_is(norm: s
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(layer.momentum == 0.1 for layer in model.modules() if isinstance(layer, nn.BatchNorm2d))
     for place, (_, _, split) in enumerate(shifts):
-        answers = evaluate(model, split, torch.channels_last)
+        answers = evaluate(model, split)
         row = table[table["statistics"] == "as trained"].iloc[place]
         assert (row["accuracy"], row["loss"]) == (answers.accuracy, answers.loss)
 
@@ -183,7 +183,7 @@ def test_re_estimated_statistics_are_those_of_all_images() -> None:
 
 def test_re_estimation_of_one_batch_answers_as_train_mode_does() -> None:
     test, model = strokes(250), network(BATCH_NORM)
-    found = evaluate(re_estimated(model, test.images), test, torch.channels_last).logits
+    found = evaluate(re_estimated(model, test.images), test).logits
     torch.testing.assert_close(found, model(normalise(test.images)).detach(), rtol=1e-2, atol=1e-2)
     assert not torch.allclose(found, model.eval()(normalise(test.images)), rtol=1e-2, atol=1e-2)
 

@@ -56,7 +56,7 @@ def test_trained_networks_are_measured_once_and_their_tables_are_those_of_their_
         launch.single(config)
     small_test_split(monkeypatch)
     monkeypatch.setattr(measure, "SEVERITIES", (1,))
-    monkeypatch.setattr(measure, "CORRUPTIONS", {"inversion": measure.inversion})
+    monkeypatch.setattr(measure, "CORRUPTIONS", {"inversion": measure.CORRUPTIONS["inversion"]})
     assert measuring.measure(small, never) == 8  # four of each of two networks
     assert measuring.measure(small, never) == 0
     for record in records(*Measure):

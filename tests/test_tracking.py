@@ -88,7 +88,7 @@ def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> N
 def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) -> None:
     model = build_model(CONFIG)
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
-    found = evaluate(model.to(memory_format=torch.channels_last), load_images()[1], torch.channels_last)
+    found = evaluate(model.to(memory_format=torch.channels_last), load_images()[1])
     assert found.accuracy == run.data.metrics[Metric.TEST_ACCURACY]
 
 
@@ -117,7 +117,7 @@ def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None
     model = build_model(CONFIG)
     model.load_state_dict(load_file(artifact(run, Artifact.WEIGHTS)))
     test = load_images()[1]
-    found = evaluate(model.to(memory_format=torch.channels_last), test, torch.channels_last)
+    found = evaluate(model.to(memory_format=torch.channels_last), test)
     wrong = (found.logits.argmax(1) != test.labels).nonzero().flatten().tolist()
     mlflow.set_experiment("normstudy")  # load_table looks nowhere else
     table = mlflow.load_table(Artifact.MISCLASSIFIED, run_ids=[run.info.run_id])

@@ -8,20 +8,18 @@ from helpers.memory import MemoryRun, MemoryTracker
 from torch.nn import functional
 
 from normstudy.config import TrainConfig
-from normstudy.data import TrainingStream, load_data, load_images, normalise
+from normstudy.data import MEMORY_FORMAT, TrainingStream, load_data, load_images, normalise
 from normstudy.errors import ConfigError, Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.model import NORMS, DigitNet, count_parameters, stacked, unstacked
+from normstudy.step import build_optimizer, training_step
 from normstudy.tracking import Metric
 from normstudy.train import (
-    MEMORY_FORMAT,
     build_model,
-    build_optimizer,
     initial_model,
     make_reproducible,
     train,
     train_together,
-    training_step,
 )
 
 SMALL = {"epochs": 2, "train_size": 640, "device": "cpu"}
@@ -155,7 +153,7 @@ def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Ten
     model = stacked([initial_model(config) for config in configs]).to(dtype=dtype, memory_format=MEMORY_FORMAT)
     optimizer, schedule = build_optimizer(model, configs[0], 20)
     step = training_step(model.train(), optimizer, configs[0])
-    stream = TrainingStream(load_data(configs[0], torch.device("cpu")).train, configs[0], seeds, MEMORY_FORMAT)
+    stream = TrainingStream(load_data(configs[0], torch.device("cpu")).train, configs[0], seeds)
     outcomes = []
     for images, labels in stream.epoch():
         outcomes.append(step(images.to(dtype), labels))
@@ -188,9 +186,9 @@ def test_seeds_in_lock_step_are_runs_of_their_own() -> None:
         assert run.model is model
         assert run.parameters == count_parameters(model)
         assert run.epochs[-1][Metric.TEST_ACCURACY] > 0.3
-        assert evaluate(
-            model.to(memory_format=MEMORY_FORMAT), load_images()[1], MEMORY_FORMAT
-        ).accuracy == pytest.approx(run.epochs[-1][Metric.TEST_ACCURACY], abs=2e-4)
+        assert evaluate(model.to(memory_format=MEMORY_FORMAT), load_images()[1]).accuracy == pytest.approx(
+            run.epochs[-1][Metric.TEST_ACCURACY], abs=2e-4
+        )
     assert tracker.runs[0].epochs[0][Metric.TRAIN_LOSS] != tracker.runs[1].epochs[0][Metric.TRAIN_LOSS]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
-from normstudy.data import Data, load_data
+from normstudy.data import MEMORY_FORMAT, Data, load_data
 from normstudy.errors import ConfigError, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.experiment import Experiment
@@ -22,7 +22,6 @@ from normstudy.provenance import require_archives, usable_cores
 from normstudy.report.read import read_artifact_of
 from normstudy.report.runs import without_measure
 from normstudy.robustness import calibration, shift_table, shifted, zero_share
-from normstudy.step import MEMORY_FORMAT
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking.run import write_json
 from normstudy.tracking.store import log_to_run
@@ -122,7 +121,7 @@ def calibrated(data: Data) -> Way:
 
 def _calibrated(data: Data, model: DigitNet) -> Measured:
     assert data.val is not None
-    val, test = (evaluate(model, split, MEMORY_FORMAT).logits for split in (data.val, data.test))
+    val, test = (evaluate(model, split).logits for split in (data.val, data.test))
     found = calibration(val, data.val.labels, test, data.test.labels)
     numbers = {name: [value] for name, value in vars(found).items() if name != "reliability"}
     bins = found.reliability.assign(scaled=found.reliability["scaled"].astype(int))
