@@ -4,18 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.tables import made, measured, steady, trials
+from helpers.tables import made, measured, of_kind, steady, trials
 
 from normstudy.config import TrainConfig
 from normstudy.report import robustness as behaviour
 from normstudy.report.compare import NOT_COMPARED
-from normstudy.report.tables import Tables
+from normstudy.report.tables import CalibrationTables, ShiftTables
 
 NORMS = {"bn": 0.5, "gn": 0.7, "ln": 0.7, "in": 0.65, "none": 0.4}
 ACCURATE = steady(**dict.fromkeys(NORMS, 0.98))
 
 
-def shifted(*, seeds: int = 5) -> Tables:
+def shifted(*, seeds: int = 5) -> ShiftTables:
     """Rotation: what NORMS says at severity 1, 0.2 less at 5; noise: 0.1 more than rotation; clean images: 0.98.
 
     BN's new statistics add 0.1 throughout. Each seed adds 0.001.
@@ -32,7 +32,7 @@ def shifted(*, seeds: int = 5) -> Tables:
         ]
 
     tables = made(trials("shift", seeds=seeds), ACCURATE)
-    return replace(tables, shift=measured(tables, rows))
+    return of_kind(ShiftTables, tables, shift=measured(tables, rows))
 
 
 def test_shifted_means_average_corruptions_and_severities_without_the_clean_images() -> None:
@@ -65,7 +65,7 @@ def test_shift_of_one_seed_is_not_compared() -> None:
     assert len(found) == 3
 
 
-def calibrated(temperatures: dict[str, list[float]], *, seeds: int = 3) -> Tables:
+def calibrated(temperatures: dict[str, list[float]], *, seeds: int = 3) -> CalibrationTables:
     def rows(config: TrainConfig) -> list[dict[str, Any]]:
         temperature = temperatures[config.norm][config.seed]
         return [{"temperature": temperature, "nll": 0.04, "nll_scaled": 0.035, "ece": 0.004, "ece_scaled": 0.0015}]
@@ -77,7 +77,7 @@ def calibrated(temperatures: dict[str, list[float]], *, seeds: int = 3) -> Table
 
     configs = [one.model_copy(update={"seed": seed}) for seed in range(seeds) for one in trials("calibration", seeds=1)]
     tables = made(configs, ACCURATE)
-    return replace(tables, calibration=measured(tables, rows), reliability=measured(tables, bins))
+    return of_kind(CalibrationTables, tables, calibration=measured(tables, rows), reliability=measured(tables, bins))
 
 
 def test_confidence_is_judged_by_the_interval_of_the_temperature() -> None:

@@ -9,7 +9,7 @@ from normstudy.data import load_images
 from normstudy.provenance import archives, unpacked
 from normstudy.report import collect, graphs
 from normstudy.report import errors as errors_as_data
-from normstudy.report.tables import Tables, pixels
+from normstudy.report.tables import ErrorTables, pixels
 
 CONFIGS = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
 # 3520's label is in dispute and 6651 should be a 6; 100 to 111 defeat GN alone, 104 both of its seeds
@@ -21,11 +21,11 @@ WRONG = {
 }
 
 
-def tables_of(wrong: dict[tuple[str, int], list[int]]) -> Tables:
+def tables_of(wrong: dict[tuple[str, int], list[int]]) -> ErrorTables:
     return made(CONFIGS, lambda config: 0.99, wrong=lambda config: wrong[config.norm, config.seed])
 
 
-def captions(tables: Tables, name: str) -> list[str]:
+def captions(tables: ErrorTables, name: str) -> list[str]:
     return [tile.get_title() for tile in errors_as_data.error_figures(tables)[name].axes if tile.get_title()]
 
 
@@ -95,7 +95,7 @@ def test_a_groups_own_images_stand_with_the_most_agreed_first_and_ten_at_most() 
 def test_pictured_are_exactly_the_images_that_the_figures_show() -> None:
     tables = tables_of(WRONG)
     assert errors_as_data.pictured(tables) == {7, 3520, 6651, *range(100, 110)}
-    few = tables.images[tables.images["index"].isin(errors_as_data.pictured(tables))]  # type: ignore[index]
+    few = tables.images[tables.images["index"].isin(errors_as_data.pictured(tables))]
     assert [image[0, 0] for image in pixels(few, [7, 3520])] == [7, 3520 % 256]
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from helpers.project import PROJECT
@@ -11,7 +12,6 @@ from normstudy.report import compare as answers
 from normstudy.report import exported_in, penalties, sweeps
 from normstudy.report import robustness as behaviour
 from normstudy.report.pages import PAGES, tried
-from normstudy.report.tables import Tables
 from normstudy.report.text import comparisons
 from normstudy.stats import MARGIN
 
@@ -22,8 +22,8 @@ ENTRIES = dict(re.findall(r"^## [\d-]+: (\w+)\.py\n(.*?)(?=^## |\Z)", LOG, re.MU
 EXPORTED = [folder.name for folder in exported_in(PROJECT / "results")]
 
 
-def tables_of(name: str) -> Tables:
-    return Tables.load(PROJECT / "results" / name)
+def tables_of(name: str) -> Any:
+    return PAGES[name].tables.load(PROJECT / "results" / name)
 
 
 def means(name: str) -> dict[str, float]:

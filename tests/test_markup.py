@@ -57,7 +57,7 @@ def tables_of(name: str, text: str) -> Tables:
     tables = made(configs, lambda config: 0.98 + config.seed / 1_000, wrong=lambda config: [7, 8 + config.seed])
     named = {
         key: table.assign(group=table["group"] + text, variant=text) if "group" in table else table
-        for key, table in tables.present().items()
+        for key, table in tables.frames().items()
     }
     named["results"] = named["results"].assign(network=text, dataset=text, study=text, l1_on=text)
     return replace(tables, **named, parts=dict.fromkeys([*PARTS, text], text))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from helpers.project import PROJECT
-from helpers.tables import made, measured, trials
+from helpers.tables import made, measured, of_kind, trials
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -18,7 +18,7 @@ from normstudy import report
 from normstudy.config import L1, TrainConfig
 from normstudy.experiment import load_experiment
 from normstudy.report import pages
-from normstudy.report.tables import Tables
+from normstudy.report.tables import ErrorTables, Tables
 from normstudy.robustness import CORRUPTIONS
 
 ACCURACIES = {"bn": 0.985, "gn": 0.984, "ln": 0.9835, "in": 0.98, "none": 0.97}
@@ -47,12 +47,8 @@ def experiment_tables(name: str, *, seeds: int = 0, diverging: bool = False) -> 
         return None if diverging and (lost or config in last) else accuracy(config)
 
     tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, parts=experiment.parts)
-    return replace(tables, **{measure: measured(tables, ROWS[measure]) for measure in measures(name)})
-
-
-def measures(name: str) -> list[str]:
-    named = load_experiment(PROJECT / "experiments" / f"{name}.py", {}).measures
-    return [*named, *(["reliability"] if "calibration" in named else [])]
+    kind = pages.PAGES[name].tables
+    return of_kind(kind, tables, **{measure: measured(tables, ROWS[measure]) for measure in kind.measures()})
 
 
 def shift_rows(config: TrainConfig) -> list[dict[str, Any]]:
@@ -276,7 +272,8 @@ def drawn(figures: dict[str, Figure]) -> dict[str, bytes]:
 def test_tables_that_were_saved_and_loaded_give_the_same_page_and_figures(name: str, tmp_path: Path) -> None:
     tables = experiment_tables(name, seeds=2, diverging=name in DIVERGE)
     tables.save(tmp_path / "export")
-    loaded, page = Tables.load(tmp_path / "export"), pages.PAGES[name]
+    page = pages.PAGES[name]
+    loaded = page.tables.load(tmp_path / "export")
     figures = page.figures(loaded)
     assert pages.render(name, loaded, [*figures]) == pages.render(name, tables, [*figures])
     assert page.main in figures or not page.main
@@ -287,11 +284,10 @@ def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> 
     tables = experiment_tables("shift")
     black = pd.DataFrame({"index": [3, 4], "pixels": ["00" * 784, "1e" + "05" * 783]})
     numbered = {run_id: f"{place:032}" for place, run_id in enumerate(tables.results["run_id"])}
-    named = {name: table for name, table in tables.present().items() if "run_id" in table}
+    named = {name: table for name, table in tables.frames().items() if "run_id" in table}
     digits = {name: table.assign(run_id=table["run_id"].map(numbered)) for name, table in named.items()}
-    replace(tables, images=black, **digits).save(tmp_path)
-    loaded = Tables.load(tmp_path)
-    assert loaded.images is not None
+    of_kind(ErrorTables, replace(tables, **digits), images=black).save(tmp_path)
+    loaded = ErrorTables.load(tmp_path)
     assert loaded.images["pixels"].tolist() == black["pixels"].tolist()
     assert loaded.results["run_id"].tolist() == [*numbered.values()]
     assert loaded.results["group"].tolist() == tables.results["group"].tolist()

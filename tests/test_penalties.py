@@ -1,13 +1,12 @@
 """What the experiments about L1 say, from tables made by hand."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from helpers.tables import at, made, measured, penalised, trials
+from helpers.tables import at, made, measured, of_kind, penalised, trials
 
 from normstudy.config import TrainConfig
 from normstudy.report import penalties
-from normstudy.report.tables import Tables
+from normstudy.report.tables import CollapseTables, PenaltyTables
 
 LAMBDAS = (0.0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 
@@ -31,8 +30,8 @@ def test_what_a_norm_bears_stands_beside_the_noise_of_its_seeds() -> None:
     apart = {("gn", 0.0): 0.0004, ("bn", 0.0): 0.0025, ("ln", 1e-2): 0.5}
     tables = made(trials("penalty"), lambda config: 0.98 - config.seed * apart.get(at(config), 0.0))
     zeros = measured(tables, lambda config: [{"zero_share": 0.5}])
-    tables = replace(tables, weights=zeros, statistics=penalised({}).statistics)
-    assert penalties.penalty(tables)[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
+    found = penalties.penalty(of_kind(PenaltyTables, tables, weights=zeros, statistics=penalised({}).statistics))
+    assert found[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
 
 
 def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:
@@ -78,7 +77,7 @@ def test_a_diverged_run_has_both_kinds_of_statistics_without_a_number() -> None:
     assert last["accuracy"].isna().tolist() == [True, True, False, False]
 
 
-def accused(norm: str, suspect: Callable[[TrainConfig], float | None]) -> Tables:
+def accused(norm: str, suspect: Callable[[TrainConfig], float | None]) -> CollapseTables:
     """The trials of collapse.py at 0.98, those of a norm with a penalty as `suspect` says; a third of what is lost
     comes back with other statistics."""
 
@@ -91,7 +90,7 @@ def accused(norm: str, suspect: Callable[[TrainConfig], float | None]) -> Tables
         return [{"statistics": kind, "accuracy": number} for kind, number in rows]
 
     tables = made(trials("collapse"), accuracy)
-    return replace(tables, statistics=measured(tables, kinds))
+    return of_kind(CollapseTables, tables, statistics=measured(tables, kinds))
 
 
 def test_a_collapse_is_laid_to_the_suspect_under_which_it_shows() -> None:

@@ -16,8 +16,9 @@ from normstudy.errors import ReportError
 from normstudy.experiment import Experiment
 from normstudy.launch.measure import log
 from normstudy.report import report
-from normstudy.report.collect import tables_of
+from normstudy.report.collect import stacked, tables_of
 from normstudy.report.runs import finished_trials, planned_in, without_measure
+from normstudy.report.tables import Tables
 from normstudy.report.validation import COLUMNS
 from normstudy.tracking import Artifact, Measure, Metric, Tag
 
@@ -126,7 +127,7 @@ def test_diverged_run_has_its_step_its_whole_epochs_and_no_result(store: str, st
     records = finished_trials([diverging, finished], None, may_diverge=True)
     assert [record.diverged_at for record in records] == [step, None]
     assert [len(record.epochs) for record in records] == [epochs, 2]
-    tables = tables_of("edge", records)
+    tables = tables_of(Tables, "edge", records)
     row = tables.results.set_index("run_id").loc[run_id]
     assert row["diverged_at"] == step
     assert row[["test_accuracy", "test_loss", "train_accuracy", "errors"]].isna().all()
@@ -182,6 +183,7 @@ def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store
         finished_trials(configs, None, measures=[Measure.WEIGHTS])
     log(second, {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.5]})})
     records = finished_trials(configs, None, measures=[Measure.WEIGHTS])
-    weights = tables_of("edge", records, measures=[Measure.WEIGHTS]).weights
-    assert weights is not None
+    weights = stacked(
+        [record.measures[Measure.WEIGHTS] for record in records], tables_of(Tables, "edge", records).results
+    )
     assert weights[["run_id", "seed", "zero_share"]].to_numpy().tolist() == [[first, 0, 0.25], [second, 1, 0.5]]

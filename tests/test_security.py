@@ -22,6 +22,7 @@ from normstudy.report import report
 from normstudy.report.collect import tables_of
 from normstudy.report.read import CURVES
 from normstudy.report.runs import finished_trials, planned_in
+from normstudy.report.tables import Tables
 from normstudy.tracking import Artifact, Measure, Tag
 
 
@@ -139,7 +140,7 @@ def test_a_step_at_which_no_run_can_diverge_is_refused(server: Server, step: str
 
 def test_a_run_that_diverged_at_step_0_has_no_number_either(server: Server) -> None:
     server.status, server.tags[Tag.FAILURE_STEP] = "FAILED", "0"
-    tables = tables_of("study", read_diverged())
+    tables = tables_of(Tables, "study", read_diverged())
     assert tables.results["diverged_at"].tolist() == [0]
     assert tables.results[["test_accuracy", "errors"]].isna().all(axis=None)
 

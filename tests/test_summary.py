@@ -17,7 +17,7 @@ from normstudy.report import render, runs
 from normstudy.report.collect import tables_of
 from normstudy.report.graphs import curves, grid_of, subtitle
 from normstudy.report.runs import finished_trials
-from normstudy.report.tables import Tables
+from normstudy.report.tables import ErrorTables, image_table
 from normstudy.report.text import comparisons, findings, spans, summary
 from normstudy.report.text import tests_of_images as p_values  # whose name pytest would take for a test
 from normstudy.stats import Verdict, bootstrap_interval
@@ -30,7 +30,7 @@ def with_seeds(configs: list[TrainConfig], seeds: int) -> list[TrainConfig]:
     return [config.model_copy(update={"seed": seed}) for seed in reversed(range(seeds)) for config in configs]
 
 
-def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> Tables:
+def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> ErrorTables:
     """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
     trials = [
         {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
@@ -52,12 +52,12 @@ def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) ->
     )
     epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
     wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
-    return Tables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong))
+    return ErrorTables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong), images=image_table({}))
 
 
 def test_every_seed_of_a_variant_is_used(store: str) -> None:
     log_fake_runs(VARIANTS, seeds=3)
-    tables = tables_of("study", finished_trials(with_seeds(VARIANTS, 3), None))
+    tables = tables_of(ErrorTables, "study", finished_trials(with_seeds(VARIANTS, 3), None))
     block, results = render(tables, figures_at=Path("report")), tables.results
     logged = {run.info.run_id: run for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
     assert set(results["run_id"]) == set(logged)
@@ -75,7 +75,7 @@ def test_every_seed_of_a_variant_is_used(store: str) -> None:
 def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str) -> None:
     log_fake_runs(VARIANTS, seeds=3)
     records = finished_trials(with_seeds(VARIANTS, 3), None)
-    tables = tables_of("study", records)
+    tables = tables_of(ErrorTables, "study", records)
     for group, table in curves(tables, Metric.TEST_LOSS).items():
         assert set(table.columns) == {0, 1, 2}
         for record in (record for record in records if record.group == group):
@@ -95,15 +95,15 @@ def test_one_missing_seed_of_many_is_refused_and_named(store: str) -> None:
 def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log_fake_runs(VARIANTS, seeds=3)
     configs = with_seeds(VARIANTS, 3)
-    whole = tables_of("study", finished_trials(configs, None))
+    whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
     monkeypatch.setattr(reading, "BULK_RUNS", 2)
     monkeypatch.setattr(runs, "RUNS_A_PAGE", 4)
-    in_parts = tables_of("study", finished_trials(configs, None))
+    in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
     monkeypatch.setattr(reading, "BULK_POINTS", 5)  # fewer than the points of two runs: the answer is cut short
     assert reading._bulk(list(whole.results["run_id"][:2]), Metric.TEST_LOSS) == []
     monkeypatch.setattr(reading, "_bulk", lambda run_ids, metric: [])
-    one_by_one = tables_of("study", finished_trials(configs, None))
-    for name, table in whole.present().items():
+    one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
+    for name, table in whole.frames().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)
         pd.testing.assert_frame_equal(table, getattr(one_by_one, name), check_exact=True)
 

@@ -137,7 +137,7 @@ def test_a_table_that_the_page_shows_is_missed(file: str, tmp_path: Path) -> Non
     name, table = file.split("/")
     shutil.copytree(RESULTS / name, tmp_path / "kept" / name)
     (tmp_path / "kept" / f"{file}.csv").unlink()
-    assert refusal(tmp_path / "kept", name) == f"the page of {name} shows {table}.csv, which is missing"
+    assert refusal(tmp_path / "kept", name) == f"holds no whole export of an experiment: {table}.csv is missing"
 
 
 def test_a_picture_that_is_to_be_shown_is_missed(tmp_path: Path) -> None:

@@ -19,18 +19,11 @@ from normstudy.report.graphs import grid_name, with_grid
 from normstudy.report.runs import finished_trials
 from normstudy.report.tables import Tables
 from normstudy.report.text import parts_of, plain, shown
-from normstudy.tracking import Measure
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 PAGE = "index.md"
 FIRST = "assignment"
 IN_README = 5  # findings of an experiment; its page has all
-NEEDED: Mapping[str, tuple[Measure, ...]] = {  # tables of `normstudy measure` that an experiment's page shows
-    "penalty": (Measure.WEIGHTS, Measure.STATISTICS),
-    "collapse": (Measure.STATISTICS,),
-    "shift": (Measure.SHIFT,),
-    "calibration": (Measure.CALIBRATION, Measure.RELIABILITY),
-}
 ERRORS = "Which images does every network get wrong, and which only one norm's?"
 
 
@@ -47,16 +40,15 @@ def report(
     # a server may have chosen the name
     if export is not None and (experiment.name in ("", "..") or Path(experiment.name).name != experiment.name):
         raise ReportError(f"export={one_line(str(export))}: {one_line(experiment.name)!r} is no name of a folder")
-    measures = measures_of(experiment)
-    records = finished_trials(experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=measures)
-    errors = pages.page_of(experiment.name).errors
-    tables = tables_of(experiment.name, records, measures=measures, parts=experiment.parts, errors=errors)
-    require_measures(experiment.name, tables, f"experiment={experiment.name}")
+    kind = pages.page_of(experiment.name).tables
+    records = finished_trials(
+        experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=kind.measures()
+    )
+    tables = tables_of(kind, experiment.name, records, parts=experiment.parts)
     filled = fill(readme, render(tables, figures_at=out)) if readme else ""
-    kept = to_keep(experiment.name, tables)
-    write(kept, drawn(experiment.name, tables), out)
+    write(tables, drawn(experiment.name, tables), out)
     if export is not None:
-        kept.save(export / experiment.name)
+        tables.save(export / experiment.name)
     if readme is not None:
         write_atomically(readme, filled.encode())
 
@@ -68,10 +60,9 @@ def report_from(exported: Path, *, out: Path, readme: Path | None = None) -> Non
     one; nothing is written then.
     """
     require_outputs(out=out, readme=readme)
-    all_tables = {folder.name: Tables.load(folder) for folder in exported_in(exported)}
-    for name, tables in all_tables.items():
+    all_tables = {folder.name: pages.page_of(folder.name).tables.load(folder) for folder in exported_in(exported)}
+    for name in all_tables:
         require_folder("out", out / name)
-        require_measures(name, tables, one_line(str(exported / name)))
     filled = fill(readme, render_all(all_tables, figures_at=out)) if readme else ""
     files = {}
     for name, tables in all_tables.items():
@@ -80,7 +71,7 @@ def report_from(exported: Path, *, out: Path, readme: Path | None = None) -> Non
         except ReportError as error:
             raise ReportError(f"{one_line(str(exported / name))}: {error}") from None
     for name, tables in all_tables.items():
-        write(to_keep(name, tables), files[name], out / name)
+        write(tables, files[name], out / name)
     if readme is not None:
         write_atomically(readme, filled.encode())
 
@@ -94,13 +85,6 @@ def require_outputs(*, out: Path, readme: Path | None, export: Path | None = Non
         fill(readme, "")
 
 
-def require_measures(name: str, tables: Tables, where: str) -> None:
-    """Raises `ReportError` where a table is missing that this experiment's page shows."""
-    shown = (*NEEDED.get(name, ()), *(["images"] if pages.page_of(name).errors else []))
-    if missing := [table for table in shown if table not in tables.present()]:
-        raise ReportError(f"{where}: the page of {name} shows {missing[0]}.csv, which is missing")
-
-
 def exported_in(folder: Path) -> list[Path]:
     """The folders of the experiments in an export, in the order of `pages.PAGES`; others last."""
     order = [*pages.PAGES]
@@ -108,19 +92,6 @@ def exported_in(folder: Path) -> list[Path]:
     if not found:
         raise ReportError(f"from={one_line(str(folder))}: holds no export of an experiment (no */results.csv)")
     return sorted(found, key=lambda path: order.index(path.name) if path.name in order else len(order))
-
-
-def measures_of(experiment: Experiment) -> list[Measure]:
-    """The tables that `normstudy measure` adds to its runs."""
-    named = [Measure(name) for name in experiment.measures]
-    return [*named, *([Measure.RELIABILITY] if Measure.CALIBRATION in named else [])]
-
-
-def to_keep(name: str, tables: Tables) -> Tables:
-    """What an export holds: of experiments that are not about errors, neither these nor pictures."""
-    if pages.page_of(name).errors:
-        return tables
-    return replace(tables, misclassified=tables.misclassified.iloc[:0], images=None)
 
 
 def drawn(name: str, tables: Tables) -> dict[str, bytes]:

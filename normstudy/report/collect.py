@@ -11,7 +11,7 @@ from normstudy.provenance import archives, unpacked
 from normstudy.report.compare import finished
 from normstudy.report.errors import pictured
 from normstudy.report.read import TrialRecord
-from normstudy.report.tables import Tables, image_table
+from normstudy.report.tables import ErrorTables, T, Tables, image_table
 from normstudy.tracking import Measure, Metric
 
 LAST = {
@@ -24,38 +24,44 @@ LAST = {
 
 
 def tables_of(
-    study: str,
-    records: Sequence[TrialRecord],
-    *,
-    measures: Sequence[Measure] = (),
-    parts: Mapping[str, str] | None = None,
-    errors: bool = True,
-) -> Tables:
-    """The exported tables of these runs; `images` has the ten of each group's grid and, with `errors`, those that seeds
-    agree on."""
+    kind: type[T], study: str, records: Sequence[TrialRecord], *, parts: Mapping[str, str] | None = None
+) -> T:
+    """The tables of this kind that are exported of these runs."""
     results = pd.DataFrame([_result(study, record) for record in records])
-    added = {
-        str(measure): stacked([record.measures.get(measure, pd.DataFrame()) for record in records], results)
-        for measure in measures
+    tables = Tables(
+        results=results,
+        epochs=stacked([record.epochs.reset_index() for record in records], results),
+        misclassified=stacked([record.misclassified for record in records], results),
+        parts=parts or {},
+    )
+    more = {
+        str(measure): stacked([_measured(record, measure) for record in records], results)
+        for measure in kind.measures()
     }
+    if issubclass(kind, ErrorTables):
+        more["images"] = _images(tables, records)
+    else:
+        tables = replace(tables, misclassified=tables.misclassified[:0])
+    return kind(**vars(tables), **more)
+
+
+def _measured(record: TrialRecord, measure: Measure) -> pd.DataFrame:
+    """Without rows where the run diverged."""
+    return record.measures.get(measure, pd.DataFrame())
+
+
+def _images(tables: Tables, records: Sequence[TrialRecord]) -> pd.DataFrame:
+    """The pictures of each group's grid of ten, and where seeds can agree, of the images that they agree on."""
     pictures = {
         int(index): image
         for record in records
         if record.ten is not None
         for index, image in zip(ten_worst(record.misclassified)["index"], record.ten, strict=True)
     }
-    tables = Tables(
-        results=results,
-        epochs=stacked([record.epochs.reset_index() for record in records], results),
-        misclassified=stacked([record.misclassified for record in records], results),
-        images=image_table(pictures),
-        parts=parts,
-        **added,
-    )
-    if errors and all(record.config.dataset == "mnist" for record in records) and results["group"].duplicated().any():
-        every, agreed = mnist_test_images(), pictured(finished(tables))
-        tables = replace(tables, images=image_table(pictures | {index: every[index] for index in agreed}))
-    return tables
+    if all(record.config.dataset == "mnist" for record in records) and tables.results["group"].duplicated().any():
+        every = mnist_test_images()
+        pictures |= {index: every[index] for index in pictured(finished(tables))}
+    return image_table(pictures)
 
 
 def _result(study: str, record: TrialRecord) -> dict[str, object]:

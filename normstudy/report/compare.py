@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from normstudy.config import TITLES
 from normstudy.report import charts
-from normstudy.report.tables import TEST_IMAGES, Tables, by_seed
+from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed
 from normstudy.report.text import comparisons, judged, measured, points, sample, sentence
 from normstudy.stats import MARGIN, Comparison, binomial_deviation, bootstrap_interval
 from normstudy.tracking import Metric
@@ -19,10 +19,10 @@ Pair = tuple[str, str]
 EVERY, BEST, SMALL = 0.9950, 0.9955, 0.9945  # targets, as fractions: of each variant, the best, the small network
 
 
-def finished(tables: Tables) -> Tables:
+def finished(tables: T) -> T:
     """The same without the runs that diverged, which have no numbers to average."""
     ended = tables.results.loc[tables.results["diverged_at"].isna(), "run_id"]
-    kept = {name: table[table["run_id"].isin(ended)] for name, table in tables.present().items() if "run_id" in table}
+    kept = {name: table[table["run_id"].isin(ended)] for name, table in tables.frames().items() if "run_id" in table}
     return replace(tables, **kept)
 
 

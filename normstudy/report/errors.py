@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 
 from normstudy.report import error_charts, error_sets
 from normstudy.report.compare import note
-from normstudy.report.tables import TEST_IMAGES, Tables, pixels
+from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
 
 CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
 
 
-def error_figures(tables: Tables) -> dict[str, Figure]:
+def error_figures(tables: ErrorTables) -> dict[str, Figure]:
     """Overlap, classes, confusions, and the grids of images that all get wrong or one group alone."""
     results, wrong = tables.results, tables.misclassified
     agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
@@ -65,8 +65,9 @@ def pictured(tables: Tables) -> set[int]:
     return {*common_ten(tables), *(index for group in groups for index in unique_ten(tables, group))}
 
 
-def _grid(tables: Tables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str) -> Figure:
-    assert tables.images is not None
+def _grid(
+    tables: ErrorTables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str
+) -> Figure:
     captions = [_caption(tables.misclassified, agreed, index, who) for index in indices]
     return error_charts.image_grid(pixels(tables.images, indices), captions, title, note(tables, f"shown: {shown}"))
 

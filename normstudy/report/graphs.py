@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from normstudy import figures as plots
 from normstudy.report.compare import finished, note, seeds_figures
 from normstudy.report.errors import error_figures, slug
-from normstudy.report.tables import TEST_IMAGES, Tables, pixels
+from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
 from normstudy.report.text import has_several_seeds
 from normstudy.tracking import Metric
 
@@ -26,7 +26,7 @@ def subtitle(tables: Tables) -> str:
     return note(tables, BAND if has_several_seeds(tables.results) else "")
 
 
-def figures_of(tables: Tables) -> dict[str, Figure]:
+def figures_of(tables: ErrorTables) -> dict[str, Figure]:
     """Every figure of a study by file name without ending; a group's grid is of its lowest seed.
 
     Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
@@ -54,9 +54,8 @@ def with_grid(tables: Tables) -> list[str]:
     return [str(group) for group in lowest.loc[lowest["diverged_at"].isna(), "group"]]
 
 
-def grid_of(tables: Tables, group: str) -> Figure:
+def grid_of(tables: ErrorTables, group: str) -> Figure:
     """The annotated grid of ten images that a group's lowest seed gets wrong."""
-    assert tables.images is not None
     runs = tables.results[tables.results["group"] == group]
     run = runs.loc[runs["seed"].idxmin()]
     wrong = tables.misclassified[tables.misclassified["run_id"] == run["run_id"]]

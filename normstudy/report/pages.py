@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,34 +12,43 @@ from normstudy.report import compare as answers
 from normstudy.report import errors as errors_as_data
 from normstudy.report import graphs, penalties, sweeps
 from normstudy.report import robustness as behaviour
-from normstudy.report.tables import TEST_IMAGES, Tables
+from normstudy.report.tables import (
+    TEST_IMAGES,
+    CalibrationTables,
+    CollapseTables,
+    ErrorTables,
+    PenaltyTables,
+    ShiftTables,
+    T,
+    Tables,
+)
 from normstudy.report.text import fenced, has_several_seeds, parts_of, plain, sample, shown, summary
 
 Findings = Callable[[Tables], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class Page(Generic[T]):
     """How an experiment is reported; a new kind of experiment is a row of `PAGES`."""
 
-    findings: Findings  # sentences, the first the most important
-    figures: Callable[[Tables], dict[str, Figure]]
-    table: Callable[[Tables], str]
+    tables: type[T]  # those that it is made of, which an export of the experiment has
+    findings: Callable[[T], list[str]]  # sentences, the first the most important
+    figures: Callable[[T], dict[str, Figure]]
+    table: Callable[[T], str]
     table_first: bool = False  # whether the table has the answer, and the findings only add to it
     main: str = "means"  # the figure that the README shows
-    errors: bool = False  # whether the export holds which images were misclassified
 
 
-def _seeds(findings: Findings, pairs: Callable[[Tables], list[answers.Pair]] | None = None) -> Page:
+def _seeds(findings: Findings, pairs: Callable[[Tables], list[answers.Pair]] | None = None) -> Page[Tables]:
     def figures(tables: Tables) -> dict[str, Figure]:
         return answers.seeds_figures(tables, pairs(tables) if pairs else None)
 
-    return Page(findings=findings, figures=figures, table=results_table)
+    return Page(tables=Tables, findings=findings, figures=figures, table=results_table)
 
 
-def _held_out(findings: Findings) -> Page:
+def _held_out(findings: Findings) -> Page[Tables]:
     """Of a choice on held-out images, where one run a cell is a table."""
-    return Page(findings=findings, figures=lambda tables: {}, table=held_out_table, main="")
+    return Page(tables=Tables, findings=findings, figures=lambda tables: {}, table=held_out_table, main="")
 
 
 def results_table(tables: Tables) -> str:
@@ -200,14 +209,14 @@ ALTERNATIVES = {
 }
 GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Images that only these seeds misclassify: "}
 OWN = Page(
+    tables=ErrorTables,
     findings=own_findings,
     figures=graphs.figures_of,
     table=assignment_table,
     table_first=True,
     main="test_accuracy",
-    errors=True,
 )
-PAGES: dict[str, Page] = {
+PAGES: dict[str, Page[Any]] = {
     "networks": _held_out(held_out),
     "recipe": _held_out(held_out),
     "assignment": replace(OWN, findings=assignment_findings),
@@ -218,18 +227,21 @@ PAGES: dict[str, Page] = {
     "fine": _seeds(answers.fine),
     "factorial": _seeds(answers.factorial, answers.factorial_pairs),
     "penalty": Page(
+        tables=PenaltyTables,
         findings=penalties.penalty,
         figures=penalties.penalty_figures,
         main="accuracy",
         table=lambda tables: sweep_table(tables, "l1", "lambda"),
     ),
     "collapse": Page(
+        tables=CollapseTables,
         findings=penalties.collapse,
         figures=penalties.collapse_figures,
         main="accuracy_bn",
         table=lambda tables: sweep_table(tables, "l1", "lambda", penalties.accused(tables)),
     ),
     "batch_size": Page(
+        tables=Tables,
         findings=sweeps.batch_size,
         figures=sweeps.batch_size_figures,
         main="accuracy",
@@ -242,6 +254,7 @@ PAGES: dict[str, Page] = {
         ),
     ),
     "learning_rate": Page(
+        tables=Tables,
         findings=sweeps.learning_rate,
         figures=sweeps.learning_rate_figures,
         main="accuracy",
@@ -249,12 +262,14 @@ PAGES: dict[str, Page] = {
     ),
     "groups": _seeds(answers.groups, answers.groups_pairs),
     "shift": Page(
+        tables=ShiftTables,
         findings=behaviour.shift,
         figures=behaviour.shift_figures,
         main="shift",
         table=results_table,
     ),
     "calibration": Page(
+        tables=CalibrationTables,
         findings=behaviour.calibration,
         figures=behaviour.calibration_figures,
         main="reliability",
@@ -264,7 +279,7 @@ PAGES: dict[str, Page] = {
 }
 
 
-def page_of(name: str) -> Page:
+def page_of(name: str) -> Page[Any]:
     """How an experiment of this name is reported; one of yours as the assignment is."""
     return PAGES.get(name, OWN)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from normstudy.report import charts
 from normstudy.report.compare import note
 from normstudy.report.sweeps import by_norm, cell_means, name, percent
-from normstudy.report.tables import Tables
+from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
 from normstudy.report.text import points
 from normstudy.stats import MARGIN, ROUNDING
 
@@ -20,9 +20,8 @@ RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate nev
 AXIS: dict[str, Any] = {"x": "l1", "x_label": "lambda of the L1 penalty", "diverged": "diverged"}
 
 
-def penalty_figures(tables: Tables) -> dict[str, Figure]:
+def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
     """Errors and share of zero weights over lambda; BN's errors with both kinds of statistics."""
-    assert tables.weights is not None
     rows = by_norm(tables)
     sparse = rows.merge(tables.weights[["run_id", "zero_share"]], on="run_id", how="left")
     kinds = {"as trained": "BN, running averages", "re-estimated": "BN, statistics of the test images"}
@@ -41,19 +40,17 @@ def penalty_figures(tables: Tables) -> dict[str, Figure]:
     }
 
 
-def statistics(tables: Tables, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+def statistics(tables: CollapseTables, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """BatchNorm's runs, of these rows or all, each with both kinds of statistics, and their lambda; no accuracy where
     one diverged."""
-    assert tables.statistics is not None
     rows = by_norm(tables) if rows is None else rows
     norms = rows.loc[rows["norm"] == "bn", ["run_id", "group", "l1", "diverged"]]
     both = norms.merge(pd.DataFrame({"statistics": ["as trained", "re-estimated"]}), how="cross")
     return both.merge(tables.statistics[["run_id", "statistics", "accuracy"]], on=["run_id", "statistics"], how="left")
 
 
-def penalty(tables: Tables) -> list[str]:
+def penalty(tables: PenaltyTables) -> list[str]:
     """How much L1 each norm bears, and what collapses."""
-    assert tables.weights is not None
     rows = by_norm(tables)
     mean = cell_means(rows, "l1")
     zero = rows.merge(tables.weights[["run_id", "zero_share"]], on="run_id", how="left")
@@ -140,7 +137,7 @@ def accused(tables: Tables) -> pd.DataFrame:
     return rows.assign(group=rows["family"] + " (" + rows["group"] + ")")
 
 
-def collapse_figures(tables: Tables) -> dict[str, Figure]:
+def collapse_figures(tables: CollapseTables) -> dict[str, Figure]:
     """Errors over lambda under each suspect, a figure a norm; BatchNorm's with statistics of the test images too."""
     rows = suspects(tables)
     figures = {
@@ -161,7 +158,7 @@ def collapse_figures(tables: Tables) -> dict[str, Figure]:
     return figures
 
 
-def collapse(tables: Tables) -> list[str]:
+def collapse(tables: CollapseTables) -> list[str]:
     """Under which suspect BatchNorm with L1 gets to where others see it, and whether its running averages are why."""
     rows = suspects(tables)
     there, first = [], []

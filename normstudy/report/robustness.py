@@ -6,22 +6,20 @@ from matplotlib.figure import Figure
 
 from normstudy.report import error_charts
 from normstudy.report.compare import counted, note, verdicts
-from normstudy.report.tables import Tables
+from normstudy.report.tables import CalibrationTables, ShiftTables
 from normstudy.stats import Comparison, bootstrap_interval, compare
 
 RE_ESTIMATED = "re-estimated"
 
 
-def shift_figures(tables: Tables) -> dict[str, Figure]:
+def shift_figures(tables: ShiftTables) -> dict[str, Figure]:
     """Accuracy under each corruption."""
-    assert tables.shift is not None
     said = note(tables, "shown: every fourth of these; band: lowest to highest seed")
     return {"shift": error_charts.shift(tables.shift, said)}
 
 
-def shifted_means(tables: Tables) -> pd.DataFrame:
+def shifted_means(tables: ShiftTables) -> pd.DataFrame:
     """Mean accuracy over all corruptions and severities, a row a seed, a column a group and kind of statistics."""
-    assert tables.shift is not None
     rows = tables.shift[tables.shift["severity"] > 0]
     again = rows["statistics"] == RE_ESTIMATED
     named = rows.assign(group=rows["group"].where(~again, rows["group"] + ", " + RE_ESTIMATED))
@@ -29,7 +27,7 @@ def shifted_means(tables: Tables) -> pd.DataFrame:
     return named.pivot_table(index="seed", columns="group", values="accuracy")[order]
 
 
-def shift_pairs(tables: Tables) -> list[Comparison]:
+def shift_pairs(tables: ShiftTables) -> list[Comparison]:
     """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
     means = shifted_means(tables)
     if len(means) < 2:
@@ -37,9 +35,8 @@ def shift_pairs(tables: Tables) -> list[Comparison]:
     return compare(means, [(name, "BN") for name in means if name != "BN"], np.random.default_rng(0))
 
 
-def shift(tables: Tables) -> list[str]:
+def shift(tables: ShiftTables) -> list[str]:
     """Which norm bears shifted images."""
-    assert tables.shift is not None
     means = shifted_means(tables)
     ranked = means.mean().sort_values(ascending=False, kind="stable")
     order = ", ".join(f"{name} {100 * value:.1f} %" for name, value in ranked.items())
@@ -59,18 +56,15 @@ def shift(tables: Tables) -> list[str]:
     ]
 
 
-def calibration_figures(tables: Tables) -> dict[str, Figure]:
+def calibration_figures(tables: CalibrationTables) -> dict[str, Figure]:
     """Reliability before and after the temperature."""
-    assert tables.calibration is not None
-    assert tables.reliability is not None
     held_out = " or ".join(f"{size:,}" for size in sorted(set(tables.results["val_size"])))
     said = note(tables, f"temperature fitted on {held_out} held-out training images")
     return {"reliability": error_charts.reliability(tables.reliability, tables.calibration, said)}
 
 
-def calibration(tables: Tables) -> list[str]:
+def calibration(tables: CalibrationTables) -> list[str]:
     """Whether the networks know how sure they are."""
-    assert tables.calibration is not None
     return [f"{group} {_sureness(rows)}" for group, rows in tables.calibration.groupby("group", sort=False)]
 
 

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,69 +14,109 @@ from normstudy.errors import ReportError, one_line
 from normstudy.files import write_atomically
 from normstudy.report.table_checks import TEST_IMAGES as TEST_IMAGES
 from normstudy.report.table_checks import read_parts, read_table, require_whole
+from normstudy.tracking import Measure
 
 PARTS = "experiment.json"
+T = TypeVar("T", bound="Tables")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One experiment. A row a run; a run and epoch; a run and misclassified image; and what `normstudy measure` added.
+    """One experiment. A row a run; a run and epoch; a run and misclassified image. A kind of experiment that has more
+    tables is a type of its own.
 
     A group is the runs that are the same but for the seed; the column `group` has its label, and with the seed it names
-    the run. A run that diverged has the step in `diverged_at` and no numbers. `images` has the pixels of the pictures
-    that are shown, 28 x 28 of two hexadecimal digits. `parts` is what the experiment's file says of it.
+    the run. A run that diverged has the step in `diverged_at` and no numbers. `parts` is what the experiment's file
+    says of it. `misclassified` is empty but in `ErrorTables`.
     """
 
     results: pd.DataFrame
     epochs: pd.DataFrame
     misclassified: pd.DataFrame
-    images: pd.DataFrame | None = None
-    weights: pd.DataFrame | None = None
-    statistics: pd.DataFrame | None = None
-    shift: pd.DataFrame | None = None
-    calibration: pd.DataFrame | None = None
-    reliability: pd.DataFrame | None = None
-    parts: Mapping[str, str] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
-    def present(self) -> dict[str, pd.DataFrame]:
-        """Each table that there is, by its name."""
-        return {name: table for name, table in vars(self).items() if isinstance(table, pd.DataFrame)}
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of its tables, which are those of their files."""
+        return [field.name for field in fields(cls) if field.name != "parts"]
+
+    @classmethod
+    def measures(cls) -> list[Measure]:
+        """Those of its tables that `normstudy measure` adds to the runs."""
+        return [Measure(name) for name in cls.names() if name in {*Measure}]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Each table by its name."""
+        return {name: getattr(self, name) for name in self.names()}
 
     def save(self, folder: Path) -> None:
         """As CSV files, floats in full; text that a spreadsheet would run as a formula gets a ' before it."""
-        for name, table in self.present().items():
+        for name, table in self.frames().items():
             texts = table.select_dtypes(exclude=["number", "bool"])
             table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
             write_atomically(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
-        if self.parts is not None:
+        if self.parts:
             text = json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n"
             write_atomically(folder / PARTS, text.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "Tables":
+    def load(cls: type[T], folder: Path) -> T:
         """What `save` wrote, to the digit.
 
-        Raises `ReportError` where a table that every experiment has is missing, and for a file that `save` didn't
-        write, or not as it is now: cut off, without a column, with a row that is no run's.
+        Raises `ReportError` where one of its tables is missing, and for a file that `save` didn't write, or not as it
+        is now: cut off, without a column, with a row that is no run's.
         """
-        for name in ("results", "epochs", "misclassified"):
-            if not (folder / f"{name}.csv").is_file():
-                where = one_line(str(folder))
-                raise ReportError(f"{where}: holds no export of an experiment: {name}.csv is missing")
-        names = [field.name for field in fields(cls) if field.name != "parts"]
-        paths = {name: path for name in names if (path := folder / f"{name}.csv").is_file()}
+        paths = {name: folder / f"{name}.csv" for name in cls.names()}
+        if missing := [path.name for path in paths.values() if not path.is_file()]:
+            raise ReportError(
+                f"{one_line(str(folder))}: holds no whole export of an experiment: {missing[0]} is missing"
+            )
+        frames = {name: read_table(path) for name, path in paths.items()}
+        require_whole(frames, folder)
         parts = folder / PARTS
-        tables = cls(
-            **{name: read_table(path) for name, path in paths.items()},
-            parts=read_parts(parts) if parts.is_file() else None,
-        )
-        require_whole(tables.present(), folder)
-        return tables
+        return cls(**frames, parts=read_parts(parts) if parts.is_file() else {})
 
     def configs(self) -> list[TrainConfig]:
         """The configuration of each run."""
         names = [name for name in TrainConfig.model_fields if name in self.results]
         return [TrainConfig.of(**row) for row in self.results[names].to_dict(orient="records")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorTables(Tables):
+    """Of an experiment that asks which images are misclassified; `images` has the pixels of those that are shown,
+    28 x 28 of two hexadecimal digits."""
+
+    images: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseTables(Tables):
+    """With a row a run and kind of BatchNorm's statistics: accuracy on the test images."""
+
+    statistics: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyTables(CollapseTables):
+    """With a row a run: the share of its weights at zero."""
+
+    weights: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftTables(Tables):
+    """With a row a run, corruption and severity."""
+
+    shift: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTables(Tables):
+    """With a row a run, its temperature; and a row a run and bin of confidence, before and after scaling by it."""
+
+    calibration: pd.DataFrame
+    reliability: pd.DataFrame
 
 
 def no_formula(text: Any) -> Any:

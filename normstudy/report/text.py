@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normstudy.errors import one_line
-from normstudy.report.tables import TEST_IMAGES, Tables, by_seed, errors_by
+from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed, errors_by
 from normstudy.stats import (
     MARGIN,
     SIGNIFICANCE,
@@ -45,7 +45,7 @@ def fenced(lines: Sequence[str]) -> list[str]:
 
 def parts_of(tables: Tables) -> dict[str, str]:
     """What the experiment's file says, each part in one line, whatever an export has there."""
-    return {name: " ".join(one_line(text, None).split()) for name, text in (tables.parts or {}).items()}
+    return {name: " ".join(one_line(text, None).split()) for name, text in tables.parts.items()}
 
 
 def summary(tables: Tables) -> str:
@@ -59,9 +59,9 @@ def summary(tables: Tables) -> str:
     return "\n".join([*lines, "", caption(tables.results), "", *findings(tables)])
 
 
-def shown(tables: Tables) -> Tables:
+def shown(tables: T) -> T:
     """The same tables with texts that Markdown shows as they are; an export may have any text in any column."""
-    found = {name: table for name, table in tables.present().items() if name != "images"}
+    found = {name: table for name, table in tables.frames().items() if name != "images"}
     texts = {name: table.select_dtypes(exclude=["number", "bool"]) for name, table in found.items()}
     return replace(tables, **{name: table.assign(**texts[name].map(_shown)) for name, table in found.items()})
 

@@ -1,8 +1,7 @@
 """Tables of an experiment, made by hand."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,10 @@ import pandas as pd
 from helpers.project import PROJECT
 from normstudy.config import TrainConfig, group_labels
 from normstudy.experiment import load_experiment
-from normstudy.report.tables import Tables, image_table
+from normstudy.report.tables import ErrorTables, PenaltyTables, Tables, image_table
 from normstudy.tracking import Metric
 
+T = TypeVar("T", bound=Tables)
 Accuracy = Callable[[TrainConfig], float | None]
 
 
@@ -32,13 +32,14 @@ def made(
     history: Callable[[TrainConfig], list[float]] | None = None,
     wrong: Callable[[TrainConfig], list[int]] | None = None,
     parameters: Callable[[TrainConfig], int] = lambda config: 7522,
-    **more: Any,
-) -> Tables:
+    parts: Mapping[str, str] | None = None,
+) -> ErrorTables:
     """Tables of these runs as the export has them; a run whose accuracy is None diverged at step 7, after an epoch.
 
     `history` is the test accuracy of each epoch. Image i, where `wrong` names it, is a digit i % 10 read as the next.
     """
-    runs, epochs, errors = [], [], []
+    runs, epochs = [], []
+    errors: list[dict[str, Any]] = []
     for place, (config, group) in enumerate(zip(configs, group_labels(configs), strict=True)):
         found = accuracy(config)
         value = np.nan if found is None else found
@@ -71,14 +72,20 @@ def made(
             dict(zip(WRONG, (i, i % 10, (i + 1) % 10, 0.9, 0.05, 1 + i / 10_000), strict=True)) | who for i in images
         ]
     columns = [*WRONG, "variant", "group", "run_id", "seed"]
-    shown = {error["index"]: np.full((28, 28), error["index"] % 256, np.uint8) for error in errors}
-    return Tables(
+    shown = {int(error["index"]): np.full((28, 28), int(error["index"]) % 256, np.uint8) for error in errors}
+    return ErrorTables(
         results=pd.DataFrame(runs),
         epochs=pd.DataFrame(epochs),
         misclassified=pd.DataFrame(errors, columns=columns),
         images=image_table(shown),
-        **more,
+        parts=parts or {},
     )
+
+
+def of_kind(kind: type[T], tables: Tables, **more: pd.DataFrame) -> T:
+    """The same tables, with more, or less, of another kind of experiment."""
+    kept = {name: value for name, value in vars(tables).items() if name in (*kind.names(), "parts")}
+    return kind(**kept, **more)
 
 
 def measured(tables: Tables, rows_of: Callable[[TrainConfig], list[dict[str, Any]]]) -> pd.DataFrame:
@@ -105,7 +112,7 @@ def penalised(
     gains: Mapping[float, float] | None = None,
     *,
     only: int | None = None,
-) -> Tables:
+) -> PenaltyTables:
     """0.98 at each lambda and norm but these; None diverges, of all seeds or of the seed `only`. `gains` by lambda:
     what statistics of the test images add."""
 
@@ -123,4 +130,4 @@ def penalised(
 
     tables = made(trials("penalty"), accuracy)
     zeros = measured(tables, lambda config: [{"zero_share": 0.25 if config.norm == "bn" else 0.5}])
-    return replace(tables, weights=zeros, statistics=measured(tables, kinds))
+    return of_kind(PenaltyTables, tables, weights=zeros, statistics=measured(tables, kinds))
