@@ -23,7 +23,7 @@ from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import Event, logs
 from normstudy.tracking.machine import STATE
-from normstudy.tracking.run import Lease, LeasedRun, write_json
+from normstudy.tracking.run import Lease, write_json
 from normstudy.tracking.store import chosen_experiment, connect, experiment_name, first_line, has_store, identity
 from normstudy.tracking.uploader import Uploader
 from normstudy.train import StopCheck, build_model, pick_device
@@ -181,20 +181,21 @@ def open_parent(
         return
     with ExitStack() as stack:
         stack.callback(begun.lock.release)
-        run = LeasedRun(begun, stack.enter_context(Uploader()) if begun.upload else None)
+        if begun.upload:
+            stack.enter_context(Uploader()).add(begun.upload)
         try:
-            run.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.question}))
+            begun.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.question}))
             trials = [{"variant": config.variant, **config.model_dump()} for config in experiment.configs]
             plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
             plan |= {**experiment.settings, "may_diverge": experiment.may_diverge, "measures": experiment.measures}
-            write_json(run.log.files / "study" / Artifact.STUDY, plan)
-            run.log.add_files("study")
-            run.tell()
+            write_json(begun.log.files / "study" / Artifact.STUDY, plan)
+            begun.log.add_files("study")
+            begun.tell()
             yield begun.log.id, begun.upload.run_id if begun.upload else None
         except BaseException as error:
-            run.end(error)
+            begun.end(error)
             raise
-        run.end(None)
+        begun.end(None)
 
 
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:

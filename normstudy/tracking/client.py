@@ -1,9 +1,9 @@
 """What normstudy asks of a tracking server: the only way in which runs are written."""
 
-import errno
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,14 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
-from normstudy.errors import Refused, ServerAway, TrackingError
+from normstudy.errors import Refused, ServerAway, TrackingError, one_line
 from normstudy.model import DigitNet
 from normstudy.tracking import Tag
 from normstudy.tracking.logged_model import has_model, log_model
-from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, experiment_of, first_line, pages, where
+from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
 
 POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
-# A server that says one of these will say it again; any other error may be gone at the next try.
-REFUSALS = {
-    "CUSTOMER_UNAUTHORIZED",
-    "ENDPOINT_NOT_FOUND",
-    "FEATURE_DISABLED",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "MALFORMED_REQUEST",
-    "NOT_FOUND",
-    "NOT_IMPLEMENTED",
-    "PERMISSION_DENIED",
-    "QUOTA_EXCEEDED",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}
-DISK_REFUSALS = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
+DISK_REFUSALS = (EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +77,20 @@ class Server:
             raise kind(f"tracking server {where()}: {first_line(error)}") from error
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment of this name, made where there is none."""
+        """Id of the experiment of this name, made where there is none; one that was deleted is a `TrackingError`."""
         with self.answering():
-            return experiment_of(name)
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return str(self.client.create_experiment(name))
+                except mlflow.MlflowException:
+                    found = self.client.get_experiment_by_name(name)
+                    if found is None:  # no other process made it at the same moment
+                        raise
+            if found.lifecycle_stage == "deleted":
+                restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
+                raise TrackingError(f"tracking server {where()}: experiment {one_line(name)} was deleted; {restore}")
+            return str(found.experiment_id)
 
     def experiments(self) -> list[str]:
         """Ids of all."""
@@ -223,9 +210,10 @@ class Server:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether another try would be answered the same."""
+    """Whether another try would be answered the same; any other error may be gone by then."""
     if isinstance(error, mlflow.MlflowException):
-        return error.error_code in REFUSALS
+        # MLflow says BAD_REQUEST, 400 too, of a database that is busy
+        return error.error_code == "INVALID_PARAMETER_VALUE" or error.get_http_status_code() in (401, 403, 404, 501)
     if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact, through the server
         return 400 <= error.response.status_code < 500 and error.response.status_code not in (408, 429)
     return isinstance(error, OSError) and error.errno in DISK_REFUSALS

@@ -30,31 +30,22 @@ from normstudy.tracking.uploader import Uploader
 
 @dataclass(kw_only=True)
 class Lease:
-    """Leave to train one trial: its log, its lock on this machine and, where there is a server, its upload."""
+    """Leave to write one run: its log, its lock on this machine and, where there is a server, its upload."""
 
     log: EventLog
     lock: TrialLock
     upload: Upload | None
-
-
-class LeasedRun:
-    """A run that this process has the lease of: it ends in a true state, by its log, and its upload is told."""
-
-    def __init__(self, lease: Lease, uploader: Uploader | None) -> None:
-        self.log, self.upload, self.uploader = lease.log, lease.upload, uploader
-        self.ended = False
-        if self.upload and uploader:
-            uploader.uploads.append(self.upload)
+    ended: bool = False
 
     def tell(self) -> None:
         """There is news for the server. Raises why nothing more is sent: `Superseded`, or what it refused."""
-        if self.upload and self.uploader:
-            self.uploader.bell.set()
+        if self.upload:
+            self.upload.bell.set()
             if self.upload.stopped:
                 raise self.upload.stopped
 
     def end(self, error: BaseException | None) -> None:
-        """End the run, unless it has ended, or is another process's now."""
+        """End the run in a true state, unless it has ended."""
         if self.ended:
             return
         self.ended = True
@@ -66,8 +57,8 @@ class LeasedRun:
             if self.upload is None:
                 raise
             self.upload.unwritten_end = end
-        if self.uploader:
-            self.uploader.bell.set()
+        if self.upload:
+            self.upload.bell.set()
 
 
 class LogTracker:
@@ -78,7 +69,10 @@ class LogTracker:
 
     def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
         self.tags = tags
-        self.runs = {key: TrialRun(lease, uploader) for key, lease in leases.items()}
+        self.runs = {key: TrialRun(lease) for key, lease in leases.items()}
+        for lease in leases.values():
+            if lease.upload and uploader:
+                uploader.add(lease.upload)
         self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
 
     def __enter__(self) -> "LogTracker":
@@ -103,10 +97,13 @@ class LogTracker:
         return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, limit=limit)
 
 
-class TrialRun(LeasedRun):
+class TrialRun:
     """The run of one trial."""
 
     config: TrainConfig
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease, self.log, self.end = lease, lease.log, lease.end
 
     def start(
         self,
@@ -140,14 +137,14 @@ class TrialRun(LeasedRun):
         with writing(log.files):
             write_json(log.files / "start" / Artifact.CONFIG, config.model_dump())
         log.add_files("start")
-        self.tell()
+        self.lease.tell()
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
         """One epoch's metrics, counted from 1. One that was logged before the trial was resumed stays as it is."""
         if epoch not in self.epochs:
             self.log.append(Event(step=epoch, metrics={str(name): value for name, value in metrics.items()}))
             self.epochs.add(epoch)
-        self.tell()
+        self.lease.tell()
 
     def finish(
         self, epoch: int, metrics: Mapping[Metric, float], model: DigitNet, test: Evaluation, split: Split

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ def connect() -> str:
     Raises `TrackingError` in one line when it can't be used.
     """
     uri = use(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
-    with one_line_errors():
+    try:
         if not uri.startswith(("http", "sqlite")):
             create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
         if not has_store():
             make_sqlite(Path(uri.removeprefix("sqlite:///")))
         mlflow.MlflowClient().search_experiments(max_results=1)
+    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
     return uri
 
 
@@ -79,18 +81,12 @@ def make_sqlite(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns what MLflow and its database raise into a `TrackingError` of one line, without a password."""
-    try:
-        yield
-    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
-
-
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, without a password."""
-    text = without_password(str(error)[:10_000])
+    """What an error says, in one line, without users and passwords: those of the store in use, wherever they stand, and
+    those of other URIs."""
+    secrets = [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
+    users = [os.environ.get("MLFLOW_TRACKING_USERNAME", "")]
+    text = without_secrets(str(error)[:10_000], mlflow.get_tracking_uri(), secrets, users)
     return one_line(next((line for line in text.splitlines() if line.strip()), type(error).__name__))
 
 
@@ -99,13 +95,6 @@ def where(uri: str | None = None) -> str:
     without a slash at the end."""
     public = public_uri(uri or mlflow.get_tracking_uri())
     return public.rstrip("/") if public.lower().startswith(("http:", "https:")) else public
-
-
-def without_password(text: str) -> str:
-    """The text without users and passwords: those of the store in use, wherever they stand, and those of other URIs."""
-    secrets = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"))
-    users = [os.environ.get("MLFLOW_TRACKING_USERNAME", "")]
-    return without_secrets(text, mlflow.get_tracking_uri(), secrets, users)
 
 
 def artifact_location(run: Run) -> str:
@@ -157,23 +146,6 @@ def chosen_experiment(run_id: str | None) -> str:
     """Name of the experiment of this run, or of the one that the environment names, else `normstudy`."""
     chosen = mlflow.get_run(run_id).info.experiment_id if run_id else os.environ.get("MLFLOW_EXPERIMENT_ID")
     return str(mlflow.get_experiment(chosen).name) if chosen else experiment_name()
-
-
-def experiment_of(name: str) -> str:
-    """Id of the experiment of this name, made where there is none. Raises `TrackingError` for one that was deleted."""
-    client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name))
-        except mlflow.MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:  # no other process made it at the same moment
-                raise
-    if found.lifecycle_stage == "deleted":
-        restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
-        raise TrackingError(f"tracking server {where()}: experiment {one_line(name)} was deleted; {restore}")
-    return str(found.experiment_id)
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:

@@ -4,6 +4,7 @@ The server's own content says what has arrived, so a log that is replayed, copie
 from a backup neither doubles an epoch nor misses one.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ class Upload:
 
     def __init__(self, log: EventLog, server: Server) -> None:
         self.log, self.server, self.begin = log, server, log.begin
+        self.bell = threading.Event()  # of the thread that sends: there is something new
         self.trains = False  # whether a process of this machine trains it now
         self.run: StoredRun | None = None
         self.content: Content | None = None  # what the run holds, as far as is known; None: to be asked

@@ -33,6 +33,11 @@ class Uploader:
         self.bell, self.closing = threading.Event(), threading.Event()
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._beat)]
 
+    def add(self, upload: Upload) -> None:
+        """Send what its log gets from now on."""
+        upload.bell = self.bell
+        self.uploads.append(upload)
+
     def __enter__(self) -> "Uploader":
         for thread in self.threads:
             thread.start()
