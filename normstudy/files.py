@@ -1,7 +1,6 @@
 """Files that are either what they were or all of the new, whatever ends the process or the machine."""
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,22 +22,11 @@ def require_folder(name: str, path: Path) -> None:
 
     `name` is the option's. Nothing is made: what comes first may fail, and leaves no empty folder then.
     """
-    problem = ""
-    for place in (path.absolute(), *path.absolute().parents):
-        try:
-            found = place.lstat() if place.is_symlink() and not place.exists() else place.stat()
-        except FileNotFoundError:
-            continue
-        except OSError as error:  # below a file, a name that is too long, a loop of links
-            problem = error.strerror or str(error)
-            break
-        if not stat.S_ISDIR(found.st_mode):
-            problem = f"{one_line(str(place))} is no folder"
-        elif not os.access(place, os.W_OK | os.X_OK):
-            problem = f"{one_line(str(place))} can't be written"
-        break
-    if problem:
-        raise ConfigError(f"{name}={one_line(str(path))}: {problem}; expected a folder to write to, or to make")
+    nearest = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return
+    problem = f"{one_line(str(nearest))} {'cannot be written' if nearest.is_dir() else 'is no folder'}"
+    raise ConfigError(f"{name}={one_line(str(path))}: {problem}; expected a folder to write to, or to make")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

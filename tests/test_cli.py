@@ -95,7 +95,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["study", "--workers", "x\ny"], "--workers"),
         (["study", "experiments"], "experiment=experiments: a folder; choose from "),
         (["report", "--out", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
-        (["report", "--out", "README.md/be\nlow"], "out=README.md/be low: Not a directory; expected a folder"),
+        (["report", "--out", "README.md/be\nlow"], "README.md is no folder; expected a folder"),
         (["report", "--export", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
         (["report", "--from", "results", "--out", "README.md"], "README.md is no folder; expected a folder"),
         (["fly\n"], "No such command 'fly\\n'; choose from train"),

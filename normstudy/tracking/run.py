@@ -68,58 +68,30 @@ class LogTracker:
     """
 
     def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
-        self.tags = tags
-        self.runs = {key: TrialRun(lease) for key, lease in leases.items()}
+        self.leases, self.tags = leases, tags
+        self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
         for lease in leases.values():
             if lease.upload and uploader:
                 uploader.add(lease.upload)
-        self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
 
     def __enter__(self) -> "LogTracker":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        for run in self.runs.values():
-            run.end(error or Interrupted(0))
+        for lease in self.leases.values():
+            lease.end(error or Interrupted(0))
 
     def start(
         self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
     ) -> "TrialRun | None":
-        if run := self.runs.get(config.trial_key):
-            run.start(config, data, parameters, device, stack, self.tags)
-        return run
-
-    def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
-        """Those of a job; none that is ahead of what the logs have of an epoch."""
-        logs = [run.log for run in self.runs.values()]
-        key = "+".join(config.trial_key for config in configs)
-        limit = min(max(log.epochs, default=0) for log in logs)
-        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, limit=limit)
-
-
-class TrialRun:
-    """The run of one trial."""
-
-    config: TrainConfig
-
-    def __init__(self, lease: Lease) -> None:
-        self.lease, self.log, self.end = lease, lease.log, lease.end
-
-    def start(
-        self,
-        config: TrainConfig,
-        data: Data,
-        parameters: int,
-        device: torch.device,
-        stack: int,
-        more: Mapping[str, str],
-    ) -> None:
-        """Everything known before the first step: parameters, tags, datasets, the configuration."""
-        self.config, self.epochs, log = config, self.log.epochs, self.log
-        commit, dirty = git_state()
+        """Log everything known before the first step: parameters, tags, datasets, the configuration."""
+        lease = self.leases.get(config.trial_key)
+        if lease is None:
+            return None
+        log, (commit, dirty) = lease.log, git_state()
         tags = {
             **identity(config),
-            **more,
+            **self.tags,
             Tag.NOTE: describe(config, "No result: this run has not finished."),
             Tag.CORES: usable_cores(),
             Tag.PROCESSOR: processor(),
@@ -137,7 +109,23 @@ class TrialRun:
         with writing(log.files):
             write_json(log.files / "start" / Artifact.CONFIG, config.model_dump())
         log.add_files("start")
-        self.lease.tell()
+        lease.tell()
+        return TrialRun(lease, config)
+
+    def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
+        """Those of a task; none that is ahead of what the logs have of an epoch."""
+        logs = [lease.log for lease in self.leases.values()]
+        key = "+".join(config.trial_key for config in configs)
+        limit = min(max(log.epochs, default=0) for log in logs)
+        return Checkpoints(own_path("checkpoints", logs[0].begin.checkpoints), key, limit=limit)
+
+
+class TrialRun:
+    """The run of one trial."""
+
+    def __init__(self, lease: Lease, config: TrainConfig) -> None:
+        self.lease, self.log, self.config, self.epochs = lease, lease.log, config, lease.log.epochs
+        self.end = lease.end
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
         """One epoch's metrics, counted from 1. One that was logged before the trial was resumed stays as it is."""
