@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import binomtest, bootstrap, permutation_test, sem, t
+from scipy.stats import binomtest, bootstrap, permutation_test
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -43,17 +43,6 @@ def paired_p_value(errors_a: Collection[int], errors_b: Collection[int]) -> floa
     """
     only_a, only_b = len(set(errors_a) - set(errors_b)), len(set(errors_b) - set(errors_a))
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """95 % interval of the mean of n values, one a seed, in their unit.
-
-    Student 1908, "The Probable Error of a Mean", by scipy. Raises `ValueError` for fewer than two values.
-    """
-    if len(values) < 2:
-        raise ValueError(f"an interval of the mean needs two values or more, not {len(values)}")
-    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def bootstrap_interval(

@@ -7,7 +7,7 @@ from helpers.tables import made
 from normstudy.config import TrainConfig
 from normstudy.data import load_images
 from normstudy.provenance import archives, unpacked
-from normstudy.report import collect, graphs
+from normstudy.report import collect
 from normstudy.report import errors as errors_as_data
 from normstudy.report.tables import ErrorTables, pixels
 
@@ -104,13 +104,13 @@ def test_a_group_whose_lowest_seed_diverged_has_no_grid_and_the_others_have() ->
         return None if (config.norm, config.seed) == ("gn", 0) else 0.99
 
     diverged = made(CONFIGS, accuracy, wrong=lambda config: WRONG[config.norm, config.seed])
-    figures = graphs.figures_of(diverged)
+    figures = errors_as_data.figures_of(diverged)
     assert "misclassified_bn" in figures
     assert "misclassified_gn" not in figures
     assert "errors_common" in figures
     common = [tile.get_title() for tile in figures["errors_common"].axes]
     assert [text.split(":")[0] for text in common[:3]] == ["#7", "#3520", "#6651"]  # that no error is of the lost run
-    assert list(graphs.figures_of(made(CONFIGS, lambda config: None))) == ["shared_statistics"]
+    assert list(errors_as_data.figures_of(made(CONFIGS, lambda config: None))) == ["shared_statistics"]
 
 
 def test_class_counts_are_those_of_mnists_test_labels() -> None:

@@ -15,7 +15,8 @@ from normstudy.errors import ReportError
 from normstudy.report import read as reading
 from normstudy.report import render, runs
 from normstudy.report.collect import tables_of
-from normstudy.report.graphs import curves, grid_of, subtitle
+from normstudy.report.compare import curve_figures, curves
+from normstudy.report.errors import grid_of
 from normstudy.report.runs import finished_trials
 from normstudy.report.tables import ErrorTables, image_table
 from normstudy.report.text import comparisons, findings, spans, summary
@@ -80,7 +81,8 @@ def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str
         assert set(table.columns) == {0, 1, 2}
         for record in (record for record in records if record.group == group):
             assert table[record.config.seed].tolist() == record.epochs[Metric.TEST_LOSS].tolist()
-    assert subtitle(tables).endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
+    title = " ".join(curve_figures(tables)["test_loss"].axes[0].get_title().split())
+    assert title.endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
     assert grid_of(tables, "GN").get_suptitle().startswith("GN, seed 0: ")
     assert {record.config.seed for record in records if record.ten is not None} == {0}
 

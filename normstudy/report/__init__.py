@@ -15,7 +15,7 @@ from normstudy.files import require_folder, write_atomically
 from normstudy.report import pages
 from normstudy.report.collect import tables_of
 from normstudy.report.compare import counted
-from normstudy.report.graphs import grid_name, with_grid
+from normstudy.report.errors import grid_name, with_grid
 from normstudy.report.runs import finished_trials
 from normstudy.report.tables import Tables
 from normstudy.report.text import parts_of, plain, shown
@@ -95,20 +95,22 @@ def exported_in(folder: Path) -> list[Path]:
 
 
 def drawn(name: str, tables: Tables) -> dict[str, bytes]:
-    """Figures and page of one experiment, by file name; the same tables give the same bytes."""
-    figures = pages.page_of(name).figures(tables)
-    page = pages.render(name, tables, [*figures])
+    """Figures and page of one experiment, by file name; the same tables give the same bytes.
+
+    What stands between two $ in a name is text, and no formula.
+    """
     files: dict[str, bytes] = {}
-    for figure_name, figure in figures.items():
-        files |= {f"{figure_name}.png": as_bytes(figure, "png"), f"{figure_name}.svg": as_bytes(figure, "svg")}
-    return {**files, PAGE: page.encode()}
+    with rc_context({"svg.hashsalt": "normstudy", "text.parse_math": False}):
+        figures = pages.page_of(name).figures(tables)
+        for figure_name, figure in figures.items():
+            files |= {f"{figure_name}.png": as_bytes(figure, "png"), f"{figure_name}.svg": as_bytes(figure, "svg")}
+    return {**files, PAGE: pages.render(name, tables, [*figures]).encode()}
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
     """As PNG or SVG, without the date and the version that would differ each time."""
     file, differing = BytesIO(), {"png": "Software", "svg": "Date"}
-    with rc_context({"svg.hashsalt": "normstudy"}):
-        figure.savefig(file, format=kind, dpi=130 if kind == "png" else "figure", metadata={differing[kind]: None})
+    figure.savefig(file, format=kind, dpi=130 if kind == "png" else "figure", metadata={differing[kind]: None})
     return file.getvalue()
 
 

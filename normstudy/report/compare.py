@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from normstudy import figures
 from normstudy.config import TITLES
 from normstudy.report import charts
 from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed
-from normstudy.report.text import comparisons, judged, measured, points, sample, sentence
-from normstudy.stats import MARGIN, Comparison, binomial_deviation, bootstrap_interval
+from normstudy.report.text import comparisons, has_several_seeds, judged, measured, points, sample, sentence
+from normstudy.stats import Comparison, binomial_deviation, bootstrap_interval
 from normstudy.tracking import Metric
 
 NOT_COMPARED = "No comparison: it needs two seeds or more, the same for every group, none of them diverged."
@@ -69,7 +70,24 @@ def differences(tables: Tables, pairs: Sequence[Pair] | None = None) -> Figure:
     bars = "bar: 95 % bootstrap interval of the mean difference"
     if len(found) > 1:
         bars = f"bars: bootstrap intervals that hold together for all {len(found)} pairs with 95 %"
-    return charts.differences(found, note(tables, bars), margin=MARGIN)
+    return charts.differences(found, note(tables, bars))
+
+
+def curves(tables: Tables, metric: Metric) -> dict[str, pd.DataFrame]:
+    """One metric of every run, keyed by group: a row an epoch, a column a seed."""
+    return {
+        str(group): rows.pivot(index="epoch", columns="seed", values=str(metric))
+        for group, rows in tables.epochs.groupby("group", sort=False)
+    }
+
+
+def curve_figures(tables: Tables) -> dict[str, Figure]:
+    """Test loss and test accuracy by epoch."""
+    said = note(tables, "line: mean, band: lowest to highest seed" if has_several_seeds(tables.results) else "")
+    return {
+        "test_loss": figures.loss_curves(curves(tables, Metric.TEST_LOSS), said),
+        "test_accuracy": figures.accuracy_curves(curves(tables, Metric.TEST_ACCURACY), said),
+    }
 
 
 def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Figure]:

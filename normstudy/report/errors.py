@@ -1,4 +1,4 @@
-"""Which test images defeat which norm: figures and findings from the table of misclassified images alone."""
+"""Which test images are misclassified by which norm: figures and findings from the exported tables alone."""
 
 import re
 from collections.abc import Sequence
@@ -6,11 +6,52 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from normstudy import figures
 from normstudy.report import error_charts, error_sets
-from normstudy.report.compare import note
+from normstudy.report.compare import curve_figures, finished, note, seeds_figures
 from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
+from normstudy.report.text import has_several_seeds
 
 CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
+
+
+def figures_of(tables: ErrorTables) -> dict[str, Figure]:
+    """Every figure of a study by file name without ending; a group's grid is of its lowest seed.
+
+    Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
+    """
+    groups, tables = with_grid(tables), finished(tables)
+    shared = {"shared_statistics": figures.shared_statistics()}
+    if tables.results.empty:
+        return shared
+    found = curve_figures(tables) | shared | {grid_name(group): grid_of(tables, group) for group in groups}
+    if has_several_seeds(tables.results):
+        found |= seeds_figures(tables)
+        if set(tables.results["dataset"]) == {"mnist"}:
+            found |= error_figures(tables)
+    return found
+
+
+def with_grid(tables: Tables) -> list[str]:
+    """The groups whose lowest seed ended, in the order of the results."""
+    lowest = tables.results.loc[tables.results.groupby("group", sort=False)["seed"].idxmin()]
+    return [str(group) for group in lowest.loc[lowest["diverged_at"].isna(), "group"]]
+
+
+def grid_of(tables: ErrorTables, group: str) -> Figure:
+    """The annotated grid of ten images that a group's lowest seed gets wrong."""
+    runs = tables.results[tables.results["group"] == group]
+    run = runs.loc[runs["seed"].idxmin()]
+    wrong = tables.misclassified[tables.misclassified["run_id"] == run["run_id"]]
+    name = f"{group}, seed {run['seed']}" if len(runs) > 1 else group
+    title = figures.grid_title(name, run["test_accuracy"], len(wrong), TEST_IMAGES)
+    ten = figures.ten_worst(wrong)
+    return figures.misclassified_grid(pixels(tables.images, ten["index"].tolist()), ten, title)
+
+
+def grid_name(group: str) -> str:
+    """File name, without ending, of a group's grid."""
+    return f"misclassified_{slug(group)}"
 
 
 def error_figures(tables: ErrorTables) -> dict[str, Figure]:
@@ -19,7 +60,7 @@ def error_figures(tables: ErrorTables) -> dict[str, Figure]:
     agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
     common = error_sets.common(agreed, seeds)
     majority = note(tables, "an image counts for a group when more than half of its seeds get it wrong")
-    figures = {
+    found = {
         "errors_overlap": error_charts.upset(error_sets.overlap(agreed, seeds), majority),
         "errors_by_class": error_charts.per_class(
             error_sets.per_class(wrong, results, CLASS_COUNTS), note(tables, "marks: means over seeds")
@@ -39,12 +80,12 @@ def error_figures(tables: ErrorTables) -> dict[str, Figure]:
         ),
     }
     for group, number in seeds.items():
-        found = error_sets.unique_to(agreed, group)
+        alone = error_sets.unique_to(agreed, group)
         title = f"Test images that seeds of {group} alone get wrong"
-        shown = f"the 10 of {len(found)} on which most of its seeds agree" if len(found) > 10 else f"all {len(found)}"
+        shown = f"the 10 of {len(alone)} on which most of its seeds agree" if len(alone) > 10 else f"all {len(alone)}"
         who, ten = f"{number} seeds", unique_ten(tables, group)
-        figures[f"errors_only_{slug(group)}"] = _grid(tables, agreed, ten, title, shown, who)
-    return figures
+        found[f"errors_only_{slug(group)}"] = _grid(tables, agreed, ten, title, shown, who)
+    return found
 
 
 def common_ten(tables: Tables) -> list[int]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from normstudy.report import compare as answers
 from normstudy.report import errors as errors_as_data
-from normstudy.report import graphs, penalties, sweeps
+from normstudy.report import penalties, sweeps
 from normstudy.report import robustness as behaviour
 from normstudy.report.tables import (
     TEST_IMAGES,
@@ -211,7 +211,7 @@ GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Imag
 OWN = Page(
     tables=ErrorTables,
     findings=own_findings,
-    figures=graphs.figures_of,
+    figures=errors_as_data.figures_of,
     table=assignment_table,
     table_first=True,
     main="test_accuracy",

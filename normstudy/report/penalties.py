@@ -1,6 +1,6 @@
 """What L1 does to each norm, and what makes BatchNorm with it collapse: figures and findings from the tables alone."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small 
 REPORTED_AT = 0.01  # the lambda that they name
 SUMMED = {"weights": "weights", "all": "all parameters"}  # what L1 is summed over
 RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate never comes down
-AXIS: dict[str, Any] = {"x": "l1", "x_label": "lambda of the L1 penalty", "diverged": "diverged"}
 
 
 def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
@@ -27,16 +26,12 @@ def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
     kinds = {"as trained": "BN, running averages", "re-estimated": "BN, statistics of the test images"}
     both = statistics(tables)
     both = both.assign(group=both["statistics"].map(kinds))
+    zero = charts.Quantity(column="zero_share", label="weights closer to 0 than 0.001, %", unit="percent")
+    error = replace(charts.TEST_ERROR, column="accuracy")
     return {
-        "accuracy": charts.sweep(
-            rows, note(tables), value="test_accuracy", y_label="test error, %", error_rate=True, **AXIS
-        ),
-        "zero_weights": charts.sweep(
-            sparse, note(tables), value="zero_share", y_label="weights closer to 0 than 0.001, %", **AXIS
-        ),
-        "statistics": charts.sweep(
-            both, note(tables), value="accuracy", y_label="test error, %", error_rate=True, **AXIS
-        ),
+        "accuracy": charts.sweep(rows, note(tables), x="l1", y=charts.TEST_ERROR),
+        "zero_weights": charts.sweep(sparse, note(tables), x="l1", y=zero),
+        "statistics": charts.sweep(both, note(tables), x="l1", y=error),
     }
 
 
@@ -140,21 +135,14 @@ def accused(tables: Tables) -> pd.DataFrame:
 def collapse_figures(tables: CollapseTables) -> dict[str, Figure]:
     """Errors over lambda under each suspect, a figure a norm; BatchNorm's with statistics of the test images too."""
     rows = suspects(tables)
-    figures = {
-        f"accuracy_{norm.lower()}": charts.sweep(
-            runs, note(tables), value="test_accuracy", y_label=f"test error of {norm}, %", error_rate=True, **AXIS
-        )
-        for norm, runs in rows.groupby("family", sort=False)
-    }
+    figures = {}
+    for norm, runs in rows.groupby("family", sort=False):
+        error = replace(charts.TEST_ERROR, label=f"test error of {norm}, %")
+        figures[f"accuracy_{norm.lower()}"] = charts.sweep(runs, note(tables), x="l1", y=error, settings=True)
     again = statistics(tables, rows).query("statistics == 're-estimated'")
-    figures["statistics"] = charts.sweep(
-        again,
-        note(tables, "mean and variance of the unchanged test images"),
-        value="accuracy",
-        y_label="test error of re-estimated BN, %",
-        error_rate=True,
-        **AXIS,
-    )
+    said = note(tables, "mean and variance of the unchanged test images")
+    error = charts.Quantity(column="accuracy", label="test error of re-estimated BN, %", unit="error")
+    figures["statistics"] = charts.sweep(again, said, x="l1", y=error, settings=True)
     return figures
 
 

@@ -3,8 +3,6 @@
 A run that diverged has no accuracy; it is named, and never averaged.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -62,13 +60,11 @@ def tuned(tables: Tables) -> pd.DataFrame:
 def batch_size_figures(tables: Tables) -> dict[str, Figure]:
     """Errors over batch size, with the learning rate retuned, and the rates that were chosen."""
     rows = tuned(tables)
-    axis: dict[str, Any] = {"x": "batch_size", "x_label": "batch size, images", "diverged": "diverged"}
     said = note(tables, "learning rate retuned on held-out images for each point")
+    rates = charts.Quantity(column="lr", label="chosen peak learning rate", unit="number, log scale")
     return {
-        "accuracy": charts.sweep(rows, said, value="test_accuracy", y_label="test error, %", error_rate=True, **axis),
-        "learning_rates": charts.sweep(
-            rows, said, value="lr", y_label="chosen peak learning rate", percent=False, log_y=True, **axis
-        ),
+        "accuracy": charts.sweep(rows, said, x="batch_size", y=charts.TEST_ERROR),
+        "learning_rates": charts.sweep(rows, said, x="batch_size", y=rates),
     }
 
 
@@ -123,22 +119,12 @@ def goal(tables: Tables) -> str:
 def learning_rate_figures(tables: Tables) -> dict[str, Figure]:
     """Errors over the learning rate, and epochs to 99 %, unless all that get there take as many."""
     rows = with_goal(tables)
-    axis: dict[str, Any] = {"x": "lr", "x_label": "peak learning rate", "diverged": "diverged"}
-    figures = {
-        "accuracy": charts.sweep(
-            rows, note(tables), value="test_accuracy", y_label="test error, %", error_rate=True, **axis
-        )
-    }
+    figures = {"accuracy": charts.sweep(rows, note(tables), x="lr", y=charts.TEST_ERROR)}
     if rows["epochs_to_goal"].nunique() > 1:
-        figures["epochs_to_goal"] = charts.sweep(
-            rows,
-            note(tables),
-            value="epochs_to_goal",
-            y_label="epochs to 99 % test accuracy",
-            percent=False,
-            missing="99 % not reached",
-            **axis,
+        epochs = charts.Quantity(
+            column="epochs_to_goal", label="epochs to 99 % test accuracy", unit="number", missing="99 % not reached"
         )
+        figures["epochs_to_goal"] = charts.sweep(rows, note(tables), x="lr", y=epochs)
     return figures
 
 
