@@ -21,7 +21,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make test-faults  tests that kill processes and servers, fill disks, cut networks: up to 20 minutes"
 	@echo "make check   ruff, mypy, pip-audit, and whether the site can be built"
-	@echo "make bench   compare speed and memory with the usual loop and Lightning, into docs/benchmarks"
+	@echo "make bench   compare speed with the usual loop and Lightning, into docs/benchmarks: 8 minutes; needs a clean tree"
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -74,7 +74,7 @@ check: $(READY)
 		said=$$($(BIN)/mkdocs build --strict --site-dir "$$site" 2>&1) || { echo "$$said"; exit 1; }
 	@echo "mkdocs: the site can be built"
 
-# Lightning is only compared with, so it stays out of the lock. `make bench OPTIONS=--resume` completes a broken run.
+# Lightning is only compared with, so it stays out of the lock. OPTIONS='--out FOLDER' writes elsewhere.
 bench: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(OPTIONS)

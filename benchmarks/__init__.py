@@ -1,1 +1,1 @@
-"""What an epoch, a run, a study and a report cost, against the bare limit, the usual loop and PyTorch Lightning."""
+"""How long an epoch takes, against the bare limit, the usual loop and PyTorch Lightning; what tracking costs."""

@@ -1,89 +1,90 @@
-"""`python -m benchmarks`: run every stage, keep the raw results, write tables and figures from them."""
+"""`python -m benchmarks`: measure, keep the raw results, and write the page and its figure from them."""
 
-import dataclasses
 import json
+import os
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from benchmarks.machine import machine, versions
-from benchmarks.processes import create_tables
-from benchmarks.suite import Settings, Suite
-from normstudy.provenance import git_state
+from benchmarks.page import summary, write_page
+from benchmarks.suite import QUICK, Settings, Suite
+from normstudy.config import VARIANTS
+from normstudy.provenance import PROJECT, git_state, library_versions, processor, usable_cores
 
-DOCUMENTS = Path("docs/benchmarks")
+DOCS = PROJECT / "docs"
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="measurements of each contender, in turn")] = 3,
-    norm: Annotated[list[str] | None, typer.Option(help="normalisation; repeatable")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="CPU threads; repeatable")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="run only this stage; repeatable")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="tiny, to see that it works; figures mean nothing")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="keep the stages that are done")] = False,
-    out: Annotated[Path | None, typer.Option(help=f"folder for results; default {DOCUMENTS}")] = None,
+    allow_dirty: Annotated[bool, typer.Option("--allow-dirty", help="write to docs/ from a changed tree")] = False,
+    out: Annotated[Path, typer.Option(help="folder for the page, its figure and the raw results")] = DOCS
+    / "benchmarks",
 ) -> None:
-    """Compare an epoch, a run, a study and a report with the bare limit, the usual loop and PyTorch Lightning."""
-    out = out or (Path(mkdtemp(prefix="quick_benchmark_")) if quick else DOCUMENTS)
-    chosen: dict[str, Any] = {"norms": tuple(norm or ()), "threads": tuple(threads or ())}
-    chosen = {name: values for name, values in chosen.items() if values}
-    settings = Settings.quick(**chosen) if quick else Settings(rounds=rounds, **chosen)
-    code = git_state()  # before the results that are written below change the tree
-    raw = begin(out / "raw.json", settings, quick=quick, resume=resume)
-    with TemporaryDirectory(prefix="benchmark_tables_") as folder:
-        tables, raw["create_tables_seconds"] = create_tables(Path(folder))
-        suite = Suite(settings=settings, tables=tables, done=raw["stages"])
-        for name, stage in suite.stages().items():
-            if name in raw["stages"] or (only and name.split()[0] not in only):
-                continue
-            begun = time.perf_counter()
-            raw["stages"][name] = stage()
-            raw["stage_seconds"][name], raw["code"][name] = time.perf_counter() - begun, code
-            save(raw, out / "raw.json")
-            print(f"{name}: {raw['stage_seconds'][name]:.0f} s", flush=True)
-    save(raw, out / "raw.json")
-    from benchmarks.document import write_documents  # pandas and matplotlib: the processes measured start from this one
-
-    write_documents(raw, out)
-    print(f"results written to {out}/")
-
-
-def begin(path: Path, settings: Settings, *, quick: bool, resume: bool) -> dict[str, Any]:
-    """Raw results without stages, or those of the file, to be completed.
-
-    Raises `typer.BadParameter` when the file to complete was measured with other settings.
-    """
-    plan = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if resume and path.exists():
-        raw: dict[str, Any] = json.loads(path.read_text())
-        if any(plan[name] != value for name, value in raw["settings"].items()):
-            raise typer.BadParameter(f"--resume: {path} was measured with other settings: {raw['settings']}")
-        raw["settings"] = plan  # with the settings of stages that are newer than the file
-        return raw
-    return {
+    """Compare an epoch with the bare limit, the usual loop and PyTorch Lightning, and measure what tracking costs."""
+    (commit, dirty), out = git_state(), out.resolve()  # before the results change the tree
+    if out.is_relative_to(DOCS) and dirty != "false" and not allow_dirty:
+        refuse(f"out={out.relative_to(PROJECT)}: the tree differs from its commit; commit first, or --allow-dirty")
+    if quick and out.is_relative_to(DOCS):
+        refuse(f"out={out.relative_to(PROJECT)}: the figures of --quick mean nothing; choose a folder outside docs/")
+    settings = QUICK if quick else Settings()
+    begin = time.perf_counter()
+    with TemporaryDirectory(prefix="benchmark_") as folder:
+        use_store(Path(folder))
+        suite = Suite(settings, Path(folder))
+        measured = suite.run()
+    raw: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "quick": quick,
-        "settings": plan,
-        "machine": machine(),
-        "versions": versions(),
-        "code": {},
-        "stages": {},
-        "stage_seconds": {},
+        "settings": asdict(settings),
+        "batch_size": suite.configs[0].batch_size,
+        "runs_reported": len(VARIANTS) * settings.seeds,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "processor": processor(),
+        "cores": usable_cores(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {**library_versions(), "lightning": lightning_version()},
+        "seconds_in_all": time.perf_counter() - begin,
+        **measured,
     }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "raw.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    write_page(raw, out)
+    print(summary(raw))
+    print(f"{raw['seconds_in_all']:.0f} s in all; results written to {out}/")
 
 
-def save(raw: dict[str, Any], path: Path) -> None:
-    """Write the raw results whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(raw, indent=1) + "\n")
-    draft.replace(path)
+def refuse(message: str) -> None:
+    """One line on standard error, exit status 2."""
+    print(f"benchmarks: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def use_store(folder: Path) -> None:
+    """Runs of this process and of those that it starts stay in `folder`."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["NORMSTUDY_STATE"] = str(folder / "state")
+    os.chdir(folder)  # artifacts of an sqlite store land in the current folder
+
+
+def lightning_version() -> str | None:
+    """None where it is not installed."""
+    try:
+        return version("lightning")
+    except PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

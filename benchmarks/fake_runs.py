@@ -1,6 +1,6 @@
 """Synthetic finished runs, for measuring the report and for its tests only: nothing in them was trained.
 
-They hold all that `normstudy.reading` reads, drawn by a generator seeded with the trial; no number of theirs is a
+They hold all that `normstudy.report` reads, drawn by a generator seeded with the trial; no number of theirs is a
 result.
 """
 

@@ -1,295 +1,132 @@
-"""What the suite measures: each stage gives records, one dictionary a measurement."""
+"""What is measured, in which order and in which process. All times are in seconds."""
 
-import json
-import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
-from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.processes import PROJECT, Workplace, tracking_server, workplace
-from normstudy.config import VARIANTS
-from normstudy.provenance import usable_cores
+import torch
 
-Record = dict[str, Any]
-ASSIGNMENT = str(PROJECT / "experiments" / "assignment.py")
-BARE, OURS, LIGHTNING = "bare limit", "normstudy", "Lightning"
-USUAL = {workers: f"usual loop, {workers} workers" for workers in (0, 2)}
-CONTENDERS = (BARE, OURS, *USUAL.values(), LIGHTNING)
-CHOICES: dict[str, list[str]] = {
-    "as shipped: eager, channels_last": [],
-    "contiguous": ["--contiguous"],
-    "torch.compile": ["--compiled"],
-}
-EXPERIMENT = '''"""Made for a benchmark."""
-from normstudy.config import TrainConfig
+from benchmarks.contenders import BARE, OURS, contenders, shipped_epoch, take_turn
+from benchmarks.fake_runs import log_fake_runs
+from normstudy.config import VARIANTS, TrainConfig
+from normstudy.provenance import PROJECT
+
+REPORTED = '''"""The runs that were made up."""
+from normstudy.config import VARIANTS, TrainConfig
 
 def trials():
-    return [TrainConfig(**variant, seed=seed) for variant in {variants!r} for seed in range({seeds})]
+    return [TrainConfig(**variant, seed=seed) for variant in VARIANTS for seed in range({seeds})]
 '''
-LOG_FAKE_RUNS = """
-from benchmarks.fake_runs import log_fake_runs
-from normstudy.config import TrainConfig
-log_fake_runs([TrainConfig(**variant) for variant in {variants!r}], {seeds})
-"""
-TINY: dict[str, Any] = {"scaling_trials": 2, "scaling_epochs": 1, "trivial_trials": 20}
-HAS_CUDA = "import torch; print(torch.cuda.is_available())"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How much is measured."""
 
-    rounds: int = 3
-    norms: tuple[str, ...] = ("gn", "bn")
-    threads: tuple[int, ...] = tuple(dict.fromkeys((1, usable_cores())))
-    images: int = 60_000  # of an epoch
-    epochs: int = 20  # of the single run and the study
-    growth: tuple[int, ...] = (15_000, 30_000, 60_000)  # training images
-    memory: tuple[int, ...] = (5_000, 60_000)  # training images
-    report_seeds: tuple[int, ...] = (1, 10, 100)  # of three variants each
-    report_rounds: int = 2
-    stacks: tuple[int, ...] = (1, 2, 4)
-    cuda_seeds: int = 10  # of three variants each
-    workers: tuple[int, ...] = (1, 2)
-    scaling_trials: int = 4
-    scaling_epochs: int = 5
-    trivial_trials: int = 1_000
-
-    @classmethod
-    def quick(cls, **chosen: Any) -> "Settings":
-        """Tiny: to see that everything works. Its figures mean nothing."""
-        small: dict[str, Any] = {
-            "rounds": 1,
-            "report_rounds": 1,
-            "images": 640,
-            "epochs": 2,
-            "growth": (320, 640),
-            "memory": (320, 640),
-        }
-        return cls(**{**small, "report_seeds": (1, 2), "stacks": (1, 2), "cuda_seeds": 2, **TINY, **chosen})
-
-    def size_options(self, epochs: int) -> list[str]:
-        """Options of `python -m normstudy` for so many epochs of this size."""
-        return ["--epochs", str(epochs), "--train-size", str(self.images % 60_000), "--device", "cpu"]
+    rounds: int = 5
+    variants: tuple[dict[str, Any], ...] = VARIANTS
+    threads: tuple[int, ...] = (1, 2)
+    images: int = 4_800  # trained on in a turn: 8 % of an epoch, a whole number of batches
+    shipped_images: int = 60_000  # trained on in an epoch with the tracker, and in one without
+    shipped_rounds: int = 3
+    seeds: int = 10  # in lock-step on CUDA, and of each variant in the report
+    commands: int = 3  # times that a command is run
 
 
-@dataclass(frozen=True, kw_only=True)
+TINY: dict[str, Any] = {"images": 640, "shipped_images": 640, "seeds": 2}
+QUICK = Settings(rounds=2, variants=VARIANTS[:1], threads=(1,), shipped_rounds=1, commands=1, **TINY)
+
+
 class Suite:
-    """Settings, a database with MLflow's tables to copy, and the records of the stages that are done."""
+    """The measurements. Each kind of loop has a process of its own: ours changes how glibc keeps freed memory."""
 
-    settings: Settings
-    tables: Path
-    done: dict[str, list[Record]]
-
-    @contextmanager
-    def place(self) -> Iterator[Workplace]:
-        """A folder and a store for one measurement."""
-        with TemporaryDirectory(prefix="benchmark_") as folder, workplace(Path(folder), self.tables) as place:
-            yield place
-
-    def stages(self) -> dict[str, Callable[[], list[Record]]]:
-        """Every stage by its name, in the order in which they run."""
-        rounds = range(1, self.settings.rounds + 1)
-        return {
-            **{f"epochs {number}": partial(self.epochs, number) for number in rounds},
-            "anatomy": self.anatomy,
-            "profile": self.profile,
-            "choices": self.choices,
-            "run": self.run,
-            "study": self.study,
-            "report": self.report,
-            "memory": self.memory,
-            "growth": self.growth,
-            "cuda": self.cuda,
-            "stack": self.stack,
-            "scaling": self.scaling,
-            "driver": self.driver,
-        }
-
-    def epochs(self, number: int) -> list[Record]:
-        """One round: an epoch of every contender, for each norm and number of threads."""
-        records: list[Record] = []
-        for norm, threads in product(self.settings.norms, self.settings.threads):
-            case = {"round": number, "norm": norm, "threads": threads}
-            for contender, module, workers in self.contenders(records, norm, threads):
-                measured = self.contender(module, norm, threads, self.settings.images, workers)
-                records.append({"contender": contender, **case, "workers": workers, **measured})
-        return records
-
-    def contenders(self, records: list[Record], norm: str, threads: int) -> Iterator[tuple[str, str, int | None]]:
-        """Name, module and DataLoader workers; Lightning, where it is installed, has those of the faster usual loop."""
-        yield BARE, "bare_limit", None
-        yield OURS, "our_epoch", None
-        for workers, name in USUAL.items():
-            yield name, "usual_loop", workers
-        if find_spec("lightning"):
-            earlier = [record for name, stage in self.done.items() if name.startswith("epochs ") for record in stage]
-            yield LIGHTNING, "lightning_loop", faster_workers([*earlier, *records], norm, threads)
-
-    def contender(self, module: str, norm: str, threads: int, images: int, workers: int | None = None) -> Record:
-        """What a contender's process prints."""
-        options = ["--norm", norm, "--threads", str(threads), "--images", str(images)]
-        if workers is not None:
-            options += ["--workers", str(workers)]
-        with self.place() as place:
-            return place.module(f"benchmarks.{module}", *options, threads=threads).result()
-
-    def anatomy(self) -> list[Record]:
-        """From the bare limit to our epoch on one thread, one thing more at a time."""
-        records = []
-        for norm in self.settings.norms:
-            with self.place() as place:
-                options = ["--norm", norm, "--images", str(self.settings.images)]
-                found = place.module("benchmarks.anatomy", *options).result()["epoch_seconds"]
-            records += [{"norm": norm, "what": what, "epoch_seconds": value} for what, value in found.items()]
-        return records
-
-    def profile(self) -> list[Record]:
-        """Where a training step's time goes, on one thread."""
-        records = []
-        for norm in self.settings.norms:
-            with self.place() as place:
-                found = place.module("benchmarks.step_profile", "--norm", norm).result()["milliseconds"]
-            records += [{"norm": norm, "kind": kind, "milliseconds": value} for kind, value in found.items()]
-        return records
-
-    def choices(self) -> list[Record]:
-        """The bare limit as we have it and as we don't, in turn, on one thread; compiled where there is a compiler."""
-        records = []
-        for norm, (choice, options) in product(self.settings.norms, CHOICES.items()):
-            if choice != "torch.compile" or shutil.which("g++"):
-                sizes = ["--norm", norm, "--images", str(self.settings.images)]
-                with self.place() as place:
-                    found = place.module("benchmarks.bare_limit", *sizes, *options).result()
-                records.append({"norm": norm, "choice": choice, **found})
-        return records
-
-    def run(self) -> list[Record]:
-        """A whole run on one thread, by shares of its wall time; the process's exit is the rest's."""
-        options = ["train", "--norm", "gn", "--threads", "1", *self.settings.size_options(self.settings.epochs)]
-        with self.place() as place:
-            shares = place.folder / "shares.json"
-            finished = place.module("benchmarks.single_run", str(shares), *options)
-            seconds = json.loads(shares.read_text())
-        seconds["exit and rest"] += finished.seconds - sum(seconds.values())
-        return [
-            {"share": share, "seconds": value, "wall_seconds": finished.seconds} for share, value in seconds.items()
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """MLflow's stores and all output of the measured go to `folder`."""
+        self.settings, self.folder = settings, folder
+        self.processes: dict[str, ProcessPoolExecutor] = {}
+        self.configs = [
+            TrainConfig(**variant, threads=threads, train_size=settings.images, device="cpu")
+            for variant in settings.variants
+            for threads in settings.threads
         ]
 
-    def study(self) -> list[Record]:
-        """The three variants of the assignment, trained side by side, from start to exit."""
-        with self.place() as place:
-            options = self.settings.size_options(self.settings.epochs)
-            finished = place.module("normstudy", "study", ASSIGNMENT, "--seeds", "1", *options)
-        return [{"trials": len(VARIANTS), "epochs": self.settings.epochs, "wall_seconds": finished.seconds}]
+    def run(self) -> dict[str, Any]:
+        """What each stage measured, and how long the stage took."""
+        measured: dict[str, Any] = {"stage_seconds": {}}
+        with ExitStack() as stack:
+            kinds = {name: OURS if name == BARE else name.partition(",")[0] for name in contenders()}
+            for kind in dict.fromkeys(kinds.values()):
+                process = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.chdir, initargs=(self.folder,))
+                stack.enter_context(process)
+                self.processes |= {name: process for name in kinds if kinds[name] == kind}
+            for stage in (self.turns, self.shipped, self.cuda, self.reports, self.helps):
+                begin, name = time.perf_counter(), stage.__name__
+                measured[name] = list(stage())
+                measured["stage_seconds"][name] = time.perf_counter() - begin
+                print(f"{name}: {measured['stage_seconds'][name]:.0f} s", flush=True)
+        return measured
 
-    def report(self) -> list[Record]:
-        """The report of finished runs, from start to exit, from sqlite and through a tracking server."""
-        records: list[Record] = []
-        for seeds in self.settings.report_seeds:
-            with self.place() as place:
-                records += self.reports(place, "sqlite", seeds)
-            with self.place() as place, tracking_server(place) as served:
-                records += self.reports(served, "HTTP", seeds)
-        return records
+    def turns(self) -> Iterator[dict[str, Any]]:
+        """In every round each contender takes a turn in each case; what disturbs a round disturbs all alike."""
+        turns = [(name, config) for config in self.configs for name in self.processes]
+        # one turn that doesn't count, in all processes at once: data, kernels, the workers of DataLoaders
+        for warm_up in [self.processes[name].submit(take_turn, name, config) for name, config in turns]:
+            warm_up.result()
+        for number in range(1, self.settings.rounds + 1):
+            for name, config in turns:
+                case = {"round": number, "variant": config.variant, "threads": config.threads, "contender": name}
+                yield case | self.processes[name].submit(take_turn, name, config).result()
 
-    def reports(self, place: Workplace, access: str, seeds: int) -> list[Record]:
-        """Log synthetic runs of the three variants with so many seeds each, then report them, again and again."""
-        place.python("-c", LOG_FAKE_RUNS.format(variants=VARIANTS, seeds=seeds))
-        experiment = experiment_file(place, VARIANTS, seeds)
-        records = []
-        for number in range(1, self.settings.report_rounds + 1):
-            finished = place.module("normstudy", "report", experiment, "--out", f"report_{number}")
-            size = {"round": number, "access": access, "runs": len(VARIANTS) * seeds}
-            records.append({**size, "wall_seconds": finished.seconds, "peak_bytes": finished.peak_bytes})
-        return records
+    def shipped(self) -> Iterator[dict[str, Any]]:
+        """A whole epoch of the first variant as it is shipped, with and without the tracker in turn."""
+        for number in range(1, self.settings.shipped_rounds + 1):
+            for tracked in (True, False):
+                yield {"round": number, "tracked": tracked, "seconds": self.shipped_seconds(number, "cpu", tracked)}
 
-    def memory(self) -> list[Record]:
-        """Peak memory of a whole run of one epoch, by the number of training images."""
-        records = []
-        for images in self.settings.memory:
-            with self.place() as place:
-                options = ["--epochs", "1", "--train-size", str(images % 60_000), "--device", "cpu"]
-                finished = place.module("normstudy", "train", "--norm", "gn", *options)
-            records.append({"images": images, "peak_bytes": finished.peak_bytes})
-        return records
+    def cuda(self) -> Iterator[dict[str, Any]]:
+        """A whole epoch of one seed and of several in lock-step, where there is a CUDA device."""
+        rounds = self.settings.shipped_rounds if torch.cuda.is_available() else 0
+        for number in range(1, rounds + 1):
+            for stack in (1, self.settings.seeds):
+                yield {"round": number, "stack": stack, "seconds": self.shipped_seconds(number, "cuda", False, stack)}
 
-    def growth(self) -> list[Record]:
-        """Our epoch by the number of training images, on one thread."""
-        sizes = self.settings.growth
-        return [{"images": images, **self.contender("our_epoch", "gn", 1, images)} for images in sizes]
+    def shipped_seconds(self, number: int, device: str, tracked: bool, stack: int = 1) -> float:
+        """Of one epoch, in our process. Other seeds in each round: a trial that was stopped would be resumed."""
+        options = {"train_size": self.settings.shipped_images % 60_000, "device": device}
+        first = self.configs[0].model_copy(update=options)
+        configs = [first.model_copy(update={"seed": 100 * number + place}) for place in range(stack)]
+        return self.processes[OURS].submit(shipped_epoch, configs, tracked=tracked).result()
 
-    def cuda(self) -> list[Record]:
-        """A single run, and three variants of several seeds each, on a CUDA device; no record where there is none."""
-        epochs = ["--epochs", str(self.settings.epochs), "--train-size", str(self.settings.images % 60_000)]
-        options = [*epochs, "--device", "cuda"]
-        with self.place() as place:
-            if place.python("-c", HAS_CUDA).output.strip() != "True":
-                return []
-            single = place.module("normstudy", "train", "--norm", "gn", *options)
-            experiment = experiment_file(place, VARIANTS, self.settings.cuda_seeds)
-            study = place.module("normstudy", "study", experiment, *options)
-        runs = len(VARIANTS) * self.settings.cuda_seeds
-        return [{"runs": 1, "wall_seconds": single.seconds}, {"runs": runs, "wall_seconds": study.seconds}]
+    def reports(self) -> Iterator[float]:
+        """`normstudy report` of runs that were made up, from sqlite."""
+        log_fake_runs([TrainConfig(**variant) for variant in VARIANTS], self.settings.seeds)
+        experiment = self.folder / "made_up.py"
+        experiment.write_text(REPORTED.format(seeds=self.settings.seeds))
+        for _ in range(self.settings.commands):
+            yield self.command_seconds("report", str(experiment))
 
-    def stack(self) -> list[Record]:
-        """Seeds of one variant, in lock-step by so many, one process at a time, two epochs."""
-        records, seeds, epochs = [], max(self.settings.stacks), 2
-        for stack in self.settings.stacks:
-            with self.place() as place:
-                options = ["--stack", str(stack), "--workers", "1", *self.settings.size_options(epochs)]
-                experiment = experiment_file(place, VARIANTS[:1], seeds)
-                finished = place.module("normstudy", "study", experiment, *options)
-                last = logged_epoch_seconds(place, epochs)
-            size = {"stack": stack, "seeds": seeds, "epochs": epochs}
-            records.append({**size, "wall_seconds": finished.seconds, "seconds_per_seed_and_epoch": last / stack})
-        return records
+    def helps(self) -> Iterator[float]:
+        """`normstudy --help`."""
+        for _ in range(self.settings.commands):
+            yield self.command_seconds("--help")
 
-    def scaling(self) -> list[Record]:
-        """The same trials by one process at a time and by several, from the start of the command to its exit."""
-        records, (trials, epochs) = [], (self.settings.scaling_trials, self.settings.scaling_epochs)
-        for workers in self.settings.workers:
-            with self.place() as place:
-                options = ["--workers", str(workers), *self.settings.size_options(epochs)]
-                finished = place.module("normstudy", "study", experiment_file(place, VARIANTS[:1], trials), *options)
-            size = {"workers": workers, "trials": trials, "epochs": epochs}
-            records.append({**size, "wall_seconds": finished.seconds})
-        return records
+    def command_seconds(self, *arguments: str) -> float:
+        """`python -m normstudy ARGUMENTS`, from the start of the process to its exit.
 
-    def driver(self) -> list[Record]:
-        """What a study spends on each of many trials that do nothing."""
-        with self.place() as place:
-            return [place.module("benchmarks.driver", str(self.settings.trivial_trials)).result()]
-
-
-def faster_workers(records: list[Record], norm: str, threads: int) -> int:
-    """The number of DataLoader workers with which the usual loop had the smaller median epoch."""
-    own = [record for record in records if (record["norm"], record["threads"]) == (norm, threads)]
-    seconds = {
-        workers: [record["epoch_seconds"] for record in own if record["contender"] == name]
-        for workers, name in USUAL.items()
-    }
-    return min(seconds, key=lambda workers: median(seconds[workers]))
-
-
-def logged_epoch_seconds(place: Workplace, epoch: int) -> float:
-    """Mean over the runs of the store of `epoch_seconds` at this epoch."""
-    query = "SELECT avg(value) FROM metrics WHERE key = 'epoch_seconds' AND step = ?"
-    with closing(sqlite3.connect(place.folder / "mlflow.db")) as database:
-        [seconds] = database.execute(query, [epoch]).fetchone()
-    return float(seconds)
-
-
-def experiment_file(place: Workplace, variants: tuple[dict[str, Any], ...], seeds: int) -> str:
-    """A new experiment file; its name."""
-    name = "generated.py"
-    (place.folder / name).write_text(EXPERIMENT.format(variants=variants, seeds=seeds))
-    return name
+        Raises `CalledProcessError` when it fails.
+        """
+        command, environment = (
+            [sys.executable, "-m", "normstudy", *arguments],
+            {**os.environ, "PYTHONPATH": str(PROJECT)},
+        )
+        begin = time.perf_counter()
+        subprocess.run(command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - begin

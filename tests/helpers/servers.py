@@ -10,16 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.processes import BenchmarkError, clean_environment, wait_for
 from helpers.faults_tools import wait_until
+from helpers.project import clean_environment
 
 PROJECT = Path(__file__).parents[1]
-STOP_SECONDS = 30
+START_SECONDS, STOP_SECONDS = 60, 30
 DATABASE = "mlflow"
 
 
@@ -63,10 +64,20 @@ class Server:
                 start_new_session=True,
             )
         try:
-            wait_for(f"{self.address}/health", self.process)
-        except BenchmarkError as error:
+            wait_until(self.answers, START_SECONDS, f"{self.address} answers")
+        except (TimeoutError, ServerError) as error:
             self.kill()
             raise ServerError(f"{error}\n{self.log.read_text(errors='replace')[-3000:]}") from error
+
+    def answers(self) -> bool:
+        """Whether it does by now. Raises `ServerError` when its process has ended."""
+        try:
+            urllib.request.urlopen(f"{self.address}/health", timeout=1)
+        except OSError:
+            if self.process is None or self.process.poll() is not None:
+                raise ServerError(f"{self.address}: the server has ended") from None
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL to the whole group, as when the machine goes down; return once nothing listens on its port."""
@@ -115,7 +126,7 @@ def tracking_server(store_uri: str, folder: Path) -> Iterator[Server]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store_uri, "--artifacts-destination", str(folder / "served")]
-    environment = clean_environment("", 1, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+    environment = clean_environment("", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     with running(Server(port=port, command=command, environment=environment, folder=folder)) as server:
         yield server
 
@@ -262,7 +273,7 @@ def team_server(database: PostgreSQL, folder: Path) -> Iterator[TeamServer]:
         "MLFLOW_AUTH_ADMIN_USERNAME": user,
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
     }
-    environment = clean_environment("", 1, **settings)
+    environment = clean_environment("", **settings)
     command = ["bash", str(PROJECT / "deploy" / "serve.sh")]
     server = TeamServer(
         port=port, command=command, environment=environment, folder=folder, user=user, password=password
