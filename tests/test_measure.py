@@ -99,7 +99,7 @@ def test_contrast_pulls_every_image_to_its_own_mean() -> None:
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     images[0, :, :14], images[1] = 200, 60
     found = corrupted(images, "contrast", 2)
-    assert (found[0, 0, 0, 0], found[0, 0, 27, 0]) == (150, 50)
+    assert found[0, 0, ::27, 0].tolist() == [150, 50]
     assert (found[1] == 60).all()
 
 

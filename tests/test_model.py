@@ -48,7 +48,7 @@ def layer_and_input(name: str) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("name", NORMS)
 def test_norm_follows_its_formula_in_values_and_gradients(name: str) -> None:
     layer, x = layer_and_input(name)
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer.parameters()
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected = reference(name, theirs, weight, bias)
     torch.testing.assert_close(layer(ours), expected)
@@ -70,12 +70,10 @@ def test_only_batch_norm_answers_otherwise_in_eval_mode(name: str) -> None:
 def test_batch_norm_in_eval_mode_uses_the_running_averages() -> None:
     layer, x = layer_and_input("bn")
     layer(x)
-    mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=True)
-    torch.testing.assert_close(layer.running_mean, 0.1 * mean)
-    torch.testing.assert_close(layer.running_var, 0.9 + 0.1 * variance)
-    layer.eval()
-    normalised = (x - layer.running_mean[:, None, None]) / (layer.running_var[:, None, None] + 1e-5).sqrt()
-    torch.testing.assert_close(layer(x), normalised * layer.weight[:, None, None] + layer.bias[:, None, None])
+    weight, bias = layer.parameters()
+    mean, variance = 0.1 * x.mean(dim=(0, 2, 3)), 0.9 + 0.1 * x.var(dim=(0, 2, 3), unbiased=True)
+    normalised = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+    torch.testing.assert_close(layer.eval()(x), normalised * weight[:, None, None] + bias[:, None, None])
 
 
 def test_layer_norm_equals_torch_layer_norm_over_chw_before_scale_and_shift() -> None:
@@ -103,12 +101,6 @@ def test_every_norm_gives_a_network_the_same_parameters_below_8000(network: str)
     assert counts.pop() < (4_000 if network in SMALL else 8_000)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", NORMS)
-def test_every_network_gives_ten_logits(name: str, network: str) -> None:
-    assert DigitNet(name, network=network)(torch.zeros(3, 1, 28, 28)).shape == (3, CLASSES)
-
-
 def test_skip_adds_its_input_and_leaves_it_as_it_is() -> None:
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     before, block = x.clone(), nn.Conv2d(3, 3, 3, padding=1, bias=False)
@@ -119,7 +111,7 @@ def test_skip_adds_its_input_and_leaves_it_as_it_is() -> None:
 def test_a_network_with_skips_has_them_where_the_channels_stay_the_same() -> None:
     def widths(network: str) -> list[int]:
         found = [module for module in DigitNet("gn", network=network).modules() if isinstance(module, Skip)]
-        return [skip.block[0].out_channels for skip in found]
+        return [len(next(skip.parameters())) for skip in found]
 
     assert widths("late") == [12, 16]
     assert widths("skip") == [16, 16]
@@ -140,12 +132,9 @@ def test_groups_that_do_not_divide_the_channels_are_refused_with_both_numbers() 
         DigitNet("gn", groups=3)
 
 
-def test_unknown_norm_lists_the_choices() -> None:
+def test_unknown_norm_and_network_list_the_choices() -> None:
     with pytest.raises(ValueError, match="unknown norm 'foo'; choose from bn, gn, ln, in, none"):
         DigitNet("foo")
-
-
-def test_unknown_network_lists_the_choices() -> None:
     with pytest.raises(ValueError, match=f"unknown network 'foo'; choose from {', '.join(NETWORKS)}"):
         DigitNet("gn", network="foo")
 

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from normstudy.stats import (
 )
 
 
-def accuracies(**points: list[float] | np.ndarray) -> pd.DataFrame:
+def accuracies(**points: Sequence[float] | np.ndarray) -> pd.DataFrame:
     """Accuracies that lie this many points of accuracy above 99 %; a row a seed."""
     return pd.DataFrame({name: 0.99 + np.asarray(values) / 100 for name, values in points.items()})
 
@@ -126,7 +127,8 @@ def test_equivalent_comes_first_then_better_then_undecided(low: float, high: flo
 def test_a_sure_difference_of_the_margin_or_more_makes_one_better() -> None:
     [one] = compare(accuracies(a=np.full(10, 0.1), b=np.zeros(10)), [("a", "b")], np.random.default_rng(0))
     assert (one.low, one.difference, one.high) == pytest.approx((0.001, 0.001, 0.001))
-    assert (one.verdict, one.winner, one.n, one.p) == (Verdict.BETTER, "a", 10, pytest.approx(2 / 2**10))
+    assert (one.verdict, one.winner, one.n) == (Verdict.BETTER, "a", 10)
+    assert one.p == pytest.approx(2 / 2**10)
     [other] = compare(accuracies(a=np.zeros(10), b=np.full(10, 0.1)), [("a", "b")], np.random.default_rng(0))
     assert (other.verdict, other.winner) == (Verdict.BETTER, "b")
 
@@ -134,7 +136,8 @@ def test_a_sure_difference_of_the_margin_or_more_makes_one_better() -> None:
 def test_a_sure_difference_below_the_margin_is_equivalent_and_keeps_its_p_value() -> None:
     values = accuracies(a=np.full(10, 0.09), b=np.zeros(10))
     [one] = compare(values, [("a", "b")], np.random.default_rng(0))
-    assert (one.verdict, one.winner, one.p) == (Verdict.EQUIVALENT, None, pytest.approx(2 / 2**10))
+    assert (one.verdict, one.winner) == (Verdict.EQUIVALENT, None)
+    assert one.p == pytest.approx(2 / 2**10)
     [strict] = compare(values, [("a", "b")], np.random.default_rng(0), margin=0.0005)
     assert (strict.verdict, strict.winner) == (Verdict.BETTER, "a")
 
@@ -148,7 +151,8 @@ def test_noise_wider_than_the_margin_decides_nothing() -> None:
 
 def test_five_seeds_can_not_show_a_difference_however_large() -> None:
     [one] = compare(accuracies(a=np.full(5, 0.9), b=np.zeros(5)), [("a", "b")], np.random.default_rng(0))
-    assert (one.verdict, one.p) == (Verdict.UNDECIDED, pytest.approx(smallest_paired_p_value(5)))
+    assert one.verdict is Verdict.UNDECIDED
+    assert one.p == pytest.approx(smallest_paired_p_value(5))
 
 
 def test_p_values_are_corrected_by_holms_steps() -> None:
