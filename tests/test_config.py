@@ -1,12 +1,13 @@
 """The configuration refuses what can't be, names it, and identifies a trial."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from normstudy.config import ADDED, Network, Norm, TrainConfig
+from normstudy.config import ADDED, Network, Norm, TrainConfig, group_labels
 from normstudy.errors import ConfigError
 from normstudy.model import NETWORKS, NORMS
 from normstudy.provenance import data_digest
@@ -24,11 +25,9 @@ def test_the_choices_of_norm_and_network_are_the_rows_of_the_models_tables() -> 
         ({"network": "foo"}, "network=foo: input should be 'plain', 'wide', .* or 'finedeep'"),
         ({"dataset": "cifar"}, "dataset=cifar: .*'mnist' or 'fashion'"),
         ({"epochs": "abc"}, "epochs=abc: .*valid integer"),
-        ({"epochs": 0}, "epochs=0: .*greater than or equal to 1"),
-        ({"lr": -0.1}, "lr=-0.1: .*greater than 0"),
         ({"l1": "nan"}, "l1=nan: .*finite"),
         ({"l1": "inf"}, "l1=inf: .*finite"),
-        ({"momentum": 1}, "momentum=1: .*less than 1"),
+        ({"momentum": 1}, "momentum=1: input should be less than 1"),
         ({"device": "tpu"}, "device=tpu: .*'auto', 'cpu', 'cuda' or 'mps'"),
         ({"norm": "gn\nx"}, r"norm='gn\\nx': input should be"),
         ({"device": "\x1b[2J"}, r"device='\\x1b\[2J': .*'auto'"),
@@ -44,6 +43,45 @@ def test_bad_value_is_refused_in_one_line_with_what_was_expected(values: dict[st
     with pytest.raises(ConfigError, match=message) as caught:
         TrainConfig.of(**values)
     assert str(caught.value).isprintable()
+
+
+EDGES: dict[str, tuple[Sequence[float], Sequence[float]]] = {  # the lowest and highest taken, the first refused
+    "l1": ([0], [-1e-9]),
+    "groups": ([1], [0]),
+    "epochs": ([1], [0]),
+    "batch_size": ([2], [1]),
+    "lr": ([1e-9], [0]),
+    "momentum": ([0, 0.999], [-1e-9, 1]),
+    "weight_decay": ([0], [-1e-9]),
+    "warmup": ([1e-9, 0.999], [0, 1]),
+    "rotation": ([0, 180], [-1e-9, 180.1]),
+    "translation": ([0, 14], [-1e-9, 14.1]),
+    "scale": ([0, 0.999], [-1e-9, 1]),
+    "seed": ([0, 2**31 - 1], [-1, 2**31]),
+    "val_size": ([0, 59_968], [-1, 60_000]),
+    "train_size": ([0, 60_000], [-1, 60_001]),
+    "threads": ([1, 256], [0, 257]),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_each_number_has_its_bounds(name: str) -> None:
+    for value in EDGES[name][0]:
+        TrainConfig.of(**{name: value})
+    for value in EDGES[name][1]:
+        with pytest.raises(ConfigError, match=f"^{name}="):
+            TrainConfig.of(**{name: value})
+
+
+def test_a_group_is_named_by_its_variant_and_what_its_trials_differ_in_and_what_has_an_effect() -> None:
+    configs = [TrainConfig(norm=norm, l1=l1, groups=g) for norm in ("gn", "bn") for l1 in (0, 1e-5) for g in (2, 4)]
+    assert group_labels(configs) == [
+        *("GN, groups 2", "GN, groups 4", "GN + L1, groups 2", "GN + L1, groups 4"),
+        *("BN", "BN", "BN + L1", "BN + L1"),
+    ]
+    assert group_labels([TrainConfig(seed=seed, device=d) for seed, d in ((0, "cpu"), (1, "auto"))]) == ["GN", "GN"]
+    rates = [TrainConfig(norm="bn", l1=1e-5, lr=lr, l1_on=on) for lr, on in ((0.1, "all"), (0.1234567, "weights"))]
+    assert group_labels(rates) == ["BN + L1, l1_on all, lr 0.1", "BN + L1, l1_on weights, lr 0.1234567"]
 
 
 def test_config_is_frozen() -> None:

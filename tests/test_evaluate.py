@@ -1,12 +1,14 @@
 """The misclassified images are exactly those, in test order, and the ten are the worst."""
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
-from normstudy.data import Split
-from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, misclassified
+from normstudy.data import Split, load_images, normalise
+from normstudy.evaluate import Evaluation, confusion_matrix, evaluate, evaluate_stack, misclassified
 from normstudy.figures import ten_worst
-from normstudy.model import DigitNet
+from normstudy.model import DigitNet, stacked
 
 
 def split_of(labels: list[int]) -> Split:
@@ -59,15 +61,24 @@ def test_confusion_matrix_counts_every_image_even_of_absent_digits() -> None:
 class TrainModeIsOne(DigitNet):
     """Predicts class 1 in train mode, class 0 in eval mode."""
 
-    def __init__(self) -> None:
-        super().__init__("none")
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.eye(10)[[int(self.training)] * len(images)] * 20
 
 
 def test_evaluation_runs_in_eval_mode_over_every_image() -> None:
-    found = evaluate(TrainModeIsOne().train(), split_of([0] * 3 + [1]))
+    found = evaluate(TrainModeIsOne("none").train(), split_of([0] * 3 + [1]))
     assert found.accuracy == 0.75
     assert len(found.logits) == 4
     assert abs(found.loss - 5.0) < 1e-3
+
+
+def test_each_network_of_a_stack_is_evaluated_as_it_is_alone() -> None:
+    test = load_images()[1].take(torch.arange(600))  # three batches, of which the last is smaller
+    torch.manual_seed(0)
+    networks = [DigitNet("bn") for _ in range(2)]
+    for found, network in zip(evaluate_stack(stacked(networks), test), networks, strict=True):
+        alone = network.eval()(normalise(test.images)).detach()
+        torch.testing.assert_close(found.logits, alone, rtol=1e-4, atol=1e-4)
+        assert found.accuracy == pytest.approx((alone.argmax(1) == test.labels).float().mean().item(), abs=2e-3)
+        assert found.loss == pytest.approx(nn.functional.cross_entropy(alone, test.labels).item(), rel=1e-4)
+        assert not found.logits.requires_grad

@@ -50,27 +50,30 @@ def distance(name: str, severity: int) -> float:
     return (corrupted(images, name, severity).float() - images.float()).abs().mean().item()
 
 
-def test_every_corruption_has_five_strengths() -> None:
-    expected = ["noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion"]
-    assert list(CORRUPTIONS) == list(STRENGTHS) == expected
-    assert {len(strengths) for strengths in STRENGTHS.values()} == {len(SEVERITIES)}
-
-
-@pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_corruption_is_deterministic_and_leaves_the_original_alone(name: str, severity: int) -> None:
+def test_corruption_is_deterministic_and_leaves_the_original_alone(name: str) -> None:
     images = strokes().images
     original = images.clone()
-    first, second = corrupted(images, name, severity), corrupted(images, name, severity)
+    first, second = corrupted(images, name, 3), corrupted(images, name, 3)
     assert (first.dtype, first.shape) == (torch.uint8, images.shape)
     assert torch.equal(first, second)
     assert torch.equal(images, original)
 
 
+DISTANCES = {  # grey levels by which a pixel of `strokes` differs in the mean, at severity 1 to 5
+    "noise": (8.32, 16.47, 24.51, 32.49, 40.30),
+    "blur": (1.81, 6.04, 9.16, 11.57, 13.36),
+    "contrast": (6.11, 10.01, 13.98, 15.93, 18.00),
+    "brightness": (25.00, 49.28, 73.08, 96.88, 120.69),
+    "rotation": (8.63, 14.29, 16.30, 17.20, 17.65),
+    "occlusion": (2.57, 7.83, 15.90, 26.74, 40.50),
+    "inversion": (50.33, 100.66, 150.99, 201.32, 251.64),
+}
+
+
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_every_severity_changes_the_images_more(name: str) -> None:
-    distances = [0.0, *(distance(name, severity) for severity in SEVERITIES)]
-    assert distances == sorted(set(distances))
+def test_every_severity_changes_the_images_more_by_as_much_as_when_runs_were_measured(name: str) -> None:
+    assert [distance(name, severity) for severity in SEVERITIES] == pytest.approx(DISTANCES[name], abs=0.02)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
