@@ -1,8 +1,8 @@
 """No file of ours runs what it loads: not a server's, not a run's, not a disk's."""
 
-import ast
 import hashlib
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,64 +67,34 @@ def test_a_pickle_that_is_loaded_is_never_run(place: str, tmp_path: Path, monkey
     assert (tmp_path / "marker").exists()  # it would have done its work
 
 
-UNSAFE_MODULES = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal", "jsonpickle"}
-UNSAFE_CALLS = (
-    "read_pickle",
-    "load_model",
-    "extractall",
-    "os.system",
-    "os.popen",
-    "yaml.load",
-    "unsafe_load",
-    "export.load",
-    "jit.load",
-    "hub.load",
+# what runs what it loads, or can
+UNSAFE = re.compile(
+    r"(import|from) (.*, )?(pickle|cloudpickle|joblib|dill|shelve|marshal|jsonpickle)\b"
+    r"|from (torch|numpy|yaml) import load\b|(?<![.\w])(eval|exec|__import__)\("
+    r"|\b(read_pickle|load_model|extractall|unsafe_load)\(|os\.(system|popen)\("
+    r"|(yaml|export|jit|hub)\.load\(|torch\.load\((?!.*weights_only=True)|(shell|allow_pickle)=True"
 )
-
-
-def offences(source: str) -> list[str]:
-    """The lines of a Python file that run what they load, or could."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module, names = getattr(node, "module", ""), [alias.name for alias in node.names]
-            bad = any(str(name).split(".")[0] in UNSAFE_MODULES for name in [module, *names])
-            bad |= module in ("torch", "numpy", "yaml") and "load" in names
-        elif isinstance(node, ast.Call):
-            name, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-            bad = name in ("eval", "exec", "__import__") or name.endswith(UNSAFE_CALLS)
-            bad |= name.endswith("torch.load") and keywords.get("weights_only") != "True"
-            bad |= keywords.get("shell", "False") != "False" or keywords.get("allow_pickle", "False") != "False"
-        else:
-            continue
-        if bad:
-            found.append(f"{node.lineno}: {ast.unparse(node)}")
-    return found
 
 
 def test_no_file_of_ours_can_run_what_it_loads() -> None:
     files = sorted((PROJECT / "normstudy").rglob("*.py"))
-    assert not {file.name: found for file in files if (found := offences(file.read_text()))}
+    assert not {file.name: found[0] for file in files if (found := UNSAFE.search(file.read_text()))}
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "import pickle",
-        "from joblib import load",
         "import torch, dill as d",
+        "from joblib import load",
         "from torch import load",
         "eval(x)",
         "torch.load(x)",
         "torch.load(x, weights_only=False)",
         "numpy.load(x, allow_pickle=True)",
-        "pd.read_pickle(x)",
         "mlflow.pyfunc.load_model(x)",
-        "yaml.load(x)",
         "subprocess.run(x, shell=True)",
-        "tar.extractall()",
     ],
 )
 def test_what_runs_what_it_loads_is_found(line: str) -> None:
-    assert offences(line)
-    assert not offences("model.eval()\ntorch.load(x, weights_only=True)\nspec.loader.exec_module(module)")
+    assert UNSAFE.search(line)
+    assert not UNSAFE.search("model.eval()\ntorch.load(x, weights_only=True)\nspec.loader.exec_module(module)")

@@ -118,7 +118,12 @@ def test_the_heartbeat_goes_on_while_a_long_upload_keeps_the_other_thread(server
         working.uploads.append(upload := Upload(log, server))
         beats: set[str] = set()
         until(lambda: upload.run is not None)
-        until(lambda: beats.add(server.stored[upload.run_id].tags[Tag.HEARTBEAT]) or len(beats) > 3)
+
+        def has_beaten() -> bool:
+            beats.add(server.stored[upload.run_id].tags[Tag.HEARTBEAT])
+            return len(beats) > 3
+
+        until(has_beaten)
         released.set()
 
 

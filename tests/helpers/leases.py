@@ -26,7 +26,7 @@ def train(lease: Lease, *epochs: int, status: str | None = None, diverged: bool 
     for step in epochs:
         lease.log.append(Event(step=step, metrics={"loss": 1 / step}))
     if status:
-        lease.log.append(Event(status=status, diverged=diverged, tags={Tag.FAILURE_STEP: "7"} if diverged else {}))  # type: ignore[arg-type]
+        lease.log.append(Event(status=status, diverged=diverged, tags={Tag.FAILURE_STEP: "7"} if diverged else {}))
     if lease.upload:
         lease.upload.push()
         if lease.upload.done and lease.log.has_result:
