@@ -12,7 +12,7 @@ from normstudy.errors import ResultWaits, StudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import local
 from normstudy.launch import study as launch
-from normstudy.launch.registry import TrialState
+from normstudy.launch.state import TrialState
 from normstudy.launch.task import Task
 from normstudy.report.runs import finished_trials, planned_in
 from normstudy.tracking import Tag
@@ -61,7 +61,7 @@ def test_a_task_for_a_machine_elsewhere_is_the_same_there() -> None:
 def test_a_study_of_uncommitted_changes_says_so(
     store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def nothing(*_: object) -> None:
+    def nothing(tasks: object, finalize: object, bar: object, stop_signal: object) -> None:
         """An executor that trains nothing."""
 
     config = TrainConfig(device="cpu", **SMALL)

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.fake_server import FakeServer
-from helpers.leases import begin, leased, run_of, train
+from helpers.leases import leased, refused, run_of, train
 
-from normstudy.errors import StorageError
 from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Trial
 from normstudy.tracking import Tag
-from normstudy.tracking.event_log import EventLog, logs
+from normstudy.tracking.event_log import logs
 from normstudy.tracking.run import Lease
 
 pytest_plugins = ["helpers.leases_fixtures"]
@@ -21,17 +20,21 @@ pytestmark = pytest.mark.usefixtures("clock")
 STUDY, SECRET = "fedcba9876543210", "x/../../../home/precious"
 
 
-@pytest.mark.parametrize("heartbeat", ["soon", "", "-1", "9" * 400, "1e999", "\x1b[2J"])
+@pytest.mark.parametrize(
+    ("heartbeat", "when"),
+    [
+        ("1000000000000", "2001-09-09 01:46:40 UTC"),
+        *((text, "unknown") for text in ("soon", "", "-1", "9" * 400, "1e999", "\x1b[2J")),
+    ],
+)
 def test_a_heartbeat_of_any_text_is_only_compared_with_the_one_before(
-    server: FakeServer, on: Callable[[str], None], heartbeat: str
+    server: FakeServer, on: Callable[[str], None], heartbeat: str, when: str
 ) -> None:
     old = train(leased(server))
-    server.stored[run_of(old)].tags |= {Tag.HEARTBEAT: heartbeat, "normstudy.claim.first": "x"}
-    server.stored[run_of(old)].params["normstudy.claim.first"] = "x"
+    server.stored[run_of(old)].tags[Tag.HEARTBEAT] = heartbeat
     on("b")
-    lines, problems = maintenance.reap()
-    assert problems == 0
-    assert lines == [f"GN, seed 0 (run {run_of(old)}) is FAILED: its process is gone (last heartbeat: unknown)"]
+    line = f"GN, seed 0 (run {run_of(old)}) is FAILED: its process is gone (last heartbeat: {when})"
+    assert maintenance.reap() == ([line], 0)
     assert server.stored[run_of(old)].status == "FAILED"
 
 
@@ -105,6 +108,20 @@ def test_a_record_for_another_server_is_left_to_that(server: FakeServer, capsys:
     assert not server.stored
 
 
+def test_sync_leaves_a_trial_alone_that_has_finished_elsewhere_and_names_the_record(
+    server: FakeServer, on: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    offline = train(leased(None), 1, status="FINISHED")
+    on("b")
+    other = train(leased(server), 1, status="FINISHED")
+    on("a")
+    for _ in range(2):
+        assert maintenance.sync() == (0, 1)
+        said = f"{offline.log.folder}: not sent: GN, seed 0 has finished elsewhere, as run {run_of(other)}"
+        assert said in capsys.readouterr().err
+    assert len(server.stored) == 1
+
+
 def test_reap_ends_what_this_machine_left_at_once_and_nothing_that_lives(
     server: FakeServer, clock: SimpleNamespace
 ) -> None:
@@ -123,11 +140,6 @@ def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, o
     assert line.isprintable()
 
 
-def test_a_log_of_a_made_up_folder_is_refused() -> None:
-    with pytest.raises(StorageError):
-        EventLog(Path("/tmp/precious")).remove()
-
-
 @pytest.mark.parametrize("status", ["FINISHED", None])
 def test_a_dead_run_of_another_machine_keeps_no_record_from_being_sent(
     server: FakeServer, on: Callable[[str], None], status: str | None
@@ -142,4 +154,4 @@ def test_a_dead_run_of_another_machine_keeps_no_record_from_being_sent(
     assert Tag.SUPERSEDED_BY not in server.stored[sent].tags
     if status is None:
         train(leased(server), 3, status="FINISHED")
-    assert begin(server)[0] == "finished"  # type: ignore[index]
+    assert refused(server) == "finished"

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from helpers.faults_tools import wait_until
 from helpers.project import PROJECT
+from helpers.started import wait_until
 
-from normstudy.launch.signals import ECHO_SECONDS, SAME_STOP_SECONDS
+from normstudy.launch.signals import ECHO_SECONDS
 
-COUNT = 3
+VARIANTS = ("BN", "GN", "LN")
 SECONDS = 120  # that a driver may take, on a machine with other work
 Driver = subprocess.Popen[str]
-# A study's driver, as `launch.LocalExecutor` is one, over trials that end in a while once they are told to stop.
+# A study's driver with three tasks that end in a while once they are told to stop.
 DRIVER = """
 import os, sys, time
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tqdm import tqdm
-from normstudy.launch import local as processes
-from normstudy.launch.local import Processes
+from normstudy.config import TrainConfig
+from normstudy.launch import local
 from normstudy.launch.signals import StopSignal, nobody_reads_output
+from normstudy.launch.task import Task
 
 folder, behaviour = Path(sys.argv[1]), sys.argv[2]
 
@@ -44,7 +44,8 @@ def held(where):
         time.sleep(0.02)
 
 
-def trial(number):
+def trial(task):
+    number = task.configs[0].variant
     mark(f"forked_{number}", str(os.getpid()))
     held("start")
     stop_signal = StopSignal(gone=nobody_reads_output)
@@ -55,27 +56,26 @@ def trial(number):
         time.sleep(0.02)
     for line in range(20 if behaviour == "talks" else 0):
         print("." * 10_000, line)
-    time.sleep(1)  # it ends its run: no signal may hit it in this time
+    time.sleep(0.5)  # it ends its run: no signal may hit it in this time
     mark(f"ended_{number}", str(int(stopped)))
     print(f"ended {number}")
 
 
 def main():
     stop_signal = StopSignal()
+
+    def asked():
+        if stop_signal():
+            mark("stopping")
+        return stop_signal()
+
     if behaviour == "deaf":
-        processes.STOP_SECONDS = 1.0
+        local.STOP_SECONDS = 1.0
     if behaviour == "import":
-        processes.CONTEXT.set_forkserver_preload(["slow"])
-    several = Processes(tqdm(disable=True))
-    with ThreadPoolExecutor(3) as pool:
-        pending = {pool.submit(several.run, f"trial {number}", trial, number) for number in range(3)}
-        while pending:
-            done, pending = wait(pending, timeout=0.1)
-            for future in done:
-                future.result()
-            if stop_signal():
-                mark("stopping")
-                several.stop()
+        local.CONTEXT.set_forkserver_preload(["slow"])
+    shared = {"experiment": "x", "parent": "", "tags": {}, "force": False, "tracking_uri": None}
+    tasks = [Task(configs=(TrainConfig(norm=norm),), **shared) for norm in ("bn", "gn", "ln")]
+    local.LocalExecutor(3, trial)(tasks, lambda task: [], tqdm(disable=True), asked)
     sys.exit(128 + stop_signal())
 
 
@@ -128,7 +128,7 @@ def driver(
 
 
 def all_have(folder: Path, mark: str) -> None:
-    wait_until(lambda: len(list(folder.glob(f"{mark}_*"))) == COUNT, SECONDS, f"{COUNT} trials that have {mark}")
+    wait_until(lambda: len(list(folder.glob(f"{mark}_*"))) == 3, SECONDS, f"three trials that have {mark}")
 
 
 def ended_by(folder: Path) -> list[int]:
@@ -150,13 +150,10 @@ def group(number: int) -> Callable[[Driver], None]:
     return lambda process: os.killpg(process.pid, number)
 
 
-def both(first: Callable[[Driver], None], second: Callable[[Driver], None], pause: float) -> Callable[[Driver], None]:
-    def send(process: Driver) -> None:
-        first(process)
-        time.sleep(pause)
-        second(process)
-
-    return send
+def ctrl_c_under_mlflow_run(process: Driver) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +161,8 @@ def both(first: Callable[[Driver], None], second: Callable[[Driver], None], paus
     [
         pytest.param(one(signal.SIGTERM), 143, {15}, id="SIGTERM-to-the-driver"),
         pytest.param(group(signal.SIGTERM), 143, {15}, id="SIGTERM-to-the-group"),
-        pytest.param(one(signal.SIGINT), 130, {15}, id="SIGINT-to-the-driver"),
-        pytest.param(both(group(signal.SIGINT), one(signal.SIGTERM), 0.3), 130, {2, 15}, id="Ctrl-C-under-mlflow-run"),
-        pytest.param(one(signal.SIGHUP), 129, {15}, id="SIGHUP-to-the-driver"),
+        pytest.param(ctrl_c_under_mlflow_run, 130, {2, 15}, id="Ctrl-C-under-mlflow-run"),
         pytest.param(group(signal.SIGHUP), 129, {1, 15}, id="SIGHUP-to-the-group"),
-        pytest.param(both(one(signal.SIGTERM), group(signal.SIGTERM), 0), 143, {15}, id="SIGTERM-by-timeout"),
     ],
 )
 def test_every_trial_stops_in_its_own_time_whatever_combination_of_signals_arrives(
@@ -181,7 +175,7 @@ def test_every_trial_stops_in_its_own_time_whatever_combination_of_signals_arriv
         assert process.returncode == status, err
         assert set(ended_by(tmp_path)) <= numbers
         assert err == ""
-        assert sorted(out.splitlines()) == [f"trial {number}  ended {number}" for number in range(COUNT)]
+        assert sorted(out.splitlines()) == [f"{name:8s} ended {name}" for name in VARIANTS]
         processes_are_gone(tmp_path)
 
 
@@ -194,7 +188,7 @@ def test_a_hangup_under_nohup_stops_nobody(tmp_path: Path) -> None:
         group(signal.SIGHUP)(process)
         one(signal.SIGTERM)(process)
         assert process.wait(SECONDS) == 143
-        assert ended_by(tmp_path) == [15] * COUNT
+        assert ended_by(tmp_path) == [15] * 3
 
 
 def test_a_closed_terminal_stops_every_trial(tmp_path: Path) -> None:
@@ -205,7 +199,7 @@ def test_a_closed_terminal_stops_every_trial(tmp_path: Path) -> None:
 
     def begun() -> bool:
         os.read(ours, 4096)  # a terminal that nobody reads makes its writers wait
-        return len(list(tmp_path.glob("begun_*"))) == COUNT
+        return len(list(tmp_path.glob("begun_*"))) == 3
 
     with driver(tmp_path, "talks", output=theirs, before=take_terminal) as process:
         os.close(theirs)
@@ -216,36 +210,28 @@ def test_a_closed_terminal_stops_every_trial(tmp_path: Path) -> None:
         processes_are_gone(tmp_path)
 
 
-@pytest.mark.parametrize("behaviour", ["", "talks"])
-def test_trials_of_a_killed_driver_stop_at_the_next_batch(behaviour: str, tmp_path: Path) -> None:
-    with driver(tmp_path, behaviour, output=subprocess.PIPE) as process, reading(process):
+def test_trials_of_a_killed_driver_stop_at_the_next_batch(tmp_path: Path) -> None:
+    with (
+        driver(tmp_path, "talks") as process,
+        subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL),
+    ):
         all_have(tmp_path, "begun")
         process.kill()
-        assert ended_by(tmp_path) == [15] * COUNT
+        assert ended_by(tmp_path) == [15] * 3
         processes_are_gone(tmp_path)
 
 
-@contextmanager
-def reading(process: Driver) -> Iterator[None]:
-    """Somebody reads what it prints."""
-    with subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL):
-        yield
-
-
-@pytest.mark.parametrize(("second", "pause"), [(signal.SIGTERM, ECHO_SECONDS), (signal.SIGINT, SAME_STOP_SECONDS)])
-def test_a_second_request_ends_the_driver_at_once_and_its_trials_at_the_next_batch(
-    second: signal.Signals, pause: float, tmp_path: Path
-) -> None:
+def test_a_second_request_ends_the_driver_at_once_and_its_trials_at_the_next_batch(tmp_path: Path) -> None:
     with driver(tmp_path, "start") as process:
         all_have(tmp_path, "forked")
         process.send_signal(signal.SIGTERM)
         wait_until((tmp_path / "stopping").exists, SECONDS, "the first request")
-        time.sleep(pause + 0.2)
+        time.sleep(ECHO_SECONDS + 0.2)
         assert process.poll() is None
-        process.send_signal(second)
-        assert process.wait(SECONDS) == 128 + second
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 143
         (tmp_path / "go").touch()
-        assert ended_by(tmp_path) == [15] * COUNT
+        assert ended_by(tmp_path) == [15] * 3
         processes_are_gone(tmp_path)
         assert process.stderr
         assert process.stderr.read() == "normstudy: stopped at once; start it again to resume\n"
@@ -258,19 +244,16 @@ def test_a_stop_between_a_trials_fork_and_its_first_line_is_not_lost(tmp_path: P
         wait_until((tmp_path / "stopping").exists, SECONDS, "the stop")
         (tmp_path / "go").touch()
         assert process.wait(SECONDS) == 143
-        assert ended_by(tmp_path) == [15] * COUNT
+        assert ended_by(tmp_path) == [15] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_while_the_server_of_processes_imports_ends_the_driver_without_a_word(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def test_a_stop_while_the_server_of_processes_imports_ends_the_driver_without_a_word(tmp_path: Path) -> None:
     with driver(tmp_path, "import") as process:
         wait_until((tmp_path / "importing").exists, SECONDS, "the server's imports")
-        group(number)(process)
+        group(signal.SIGHUP)(process)
         (tmp_path / "go").touch()
         _, err = process.communicate(timeout=SECONDS)
-        assert (process.returncode, err) == (128 + number, "")
+        assert (process.returncode, err) == (129, "")
         processes_are_gone(tmp_path)
         assert len(list(tmp_path.glob("ended_*"))) == len(list(tmp_path.glob("forked_*")))
 
@@ -281,11 +264,11 @@ def test_what_trials_print_while_they_stop_is_passed_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=SECONDS)
         assert (process.returncode, err) == (143, "")
-        for number in range(COUNT):
-            own = [line for line in out.splitlines() if line.startswith(f"trial {number} ")]
+        for name in VARIANTS:
+            own = [line for line in out.splitlines() if line.startswith(f"{name} ")]
             assert own[-21:] == [
-                *(f"trial {number}  {'.' * 10_000} {line}" for line in range(20)),
-                f"trial {number}  ended {number}",
+                *(f"{name:8s} {'.' * 10_000} {line}" for line in range(20)),
+                f"{name:8s} ended {name}",
             ]
 
 
@@ -295,7 +278,7 @@ def test_a_trial_that_does_not_stop_in_time_is_killed_and_named(tmp_path: Path) 
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 143
-        said = [f"normstudy: trial {number} killed: it did not stop within 1 s" for number in range(COUNT)]
+        said = [f"normstudy: {name} killed: it did not stop within 1 s" for name in VARIANTS]
         assert sorted(err.splitlines()) == said
         processes_are_gone(tmp_path)
         assert not list(tmp_path.glob("ended_*"))

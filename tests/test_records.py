@@ -13,7 +13,8 @@ from normstudy.errors import Diverged, Interrupted, StudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Registry, TrialState
+from normstudy.launch.registry import Registry
+from normstudy.launch.state import TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.runs import finished_trials
 from normstudy.tracking import Metric, Tag

@@ -1,13 +1,14 @@
 """For runs whose process is gone: send what waits on this machine, end what nobody works for any more."""
 
 import time
+from itertools import product
 
 from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingError, one_line, say
 from normstudy.launch.registry import GONE, Registry, end_for_another
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun
 from normstudy.tracking.event_log import EventLog, logs
-from normstudy.tracking.machine import TrialLock, state_root
+from normstudy.tracking.machine import TrialLock
 from normstudy.tracking.store import connect, where
 from normstudy.tracking.upload import deliver
 
@@ -20,9 +21,6 @@ def sync() -> tuple[int, int]:
     """
     connect()
     server, sent, problems = Server(), 0, 0
-    for folder in sorted({path.parents[1] for path in state_root().glob("[0-9a-f]*/*/events.jsonl")}):
-        say(f"{folder}: records of normstudy 0.4, which alone can send them")
-        problems += 1
     for log in sorted(logs(), key=_is_trial):  # which keeps the order in which they began
         try:
             sent += _send(log, server)
@@ -66,10 +64,8 @@ def reap() -> tuple[list[str], int]:
     connect()
     server = Server()
     registry = Registry(server=server, experiment="")
-    found: list[StoredRun] = []
-    for experiment in server.experiments():
-        for tag in (Tag.TRIAL_KEY, Tag.STUDY_KEY):
-            found += [run for run in server.runs(experiment, tag) if run.status == "RUNNING"]
+    pairs = product(server.experiments(), (Tag.TRIAL_KEY, Tag.STUDY_KEY))
+    found = [run for pair in pairs for run in server.runs(*pair) if run.status == "RUNNING"]
     registry.watch(found)
     ended, problems = [], 0
     for run in found:

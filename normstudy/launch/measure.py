@@ -1,7 +1,7 @@
 """Measures networks that have been trained: their weights from the tracking server, a table back to each one's run."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,13 @@ from normstudy.robustness import calibration, shift_table, shifted, zero_share
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking.run import write_json
 from normstudy.tracking.store import log_to_run
-from normstudy.train import build_model
+from normstudy.train import StopCheck, build_model
 
 Measured = dict[Measure, pd.DataFrame]
 Way = Callable[[DigitNet], Measured]
-Stop = Callable[[], int | None]
 
 
-def measure(experiment: Experiment, stop_signal: Stop) -> int:
+def measure(experiment: Experiment, stop_signal: StopCheck) -> int:
     """Measure the finished runs of an experiment for what its `MEASURES` name; how many runs got a table.
 
     A run that has its tables is left alone, so an interrupted command goes on where it was.
@@ -54,23 +53,19 @@ def measure(experiment: Experiment, stop_signal: Stop) -> int:
         with tqdm(total=len(runs), desc=name, unit="run", disable=None) as bar:
             for same_data in by_data.values():
                 way = WAYS[name](load_data(same_data[0][0], torch.device("cpu")))
-                for _ in measured(same_data, way, stop_signal):
-                    bar.update()
+                one = partial(_measure_one, way, stop_signal)
+                with ThreadPoolExecutor(usable_cores()) as pool:  # torch's work frees Python's lock
+                    for _ in pool.map(one, same_data):
+                        bar.update()
         done += len(runs)
     return done
 
 
-def measured(runs: Sequence[tuple[TrainConfig, str]], way: Way, stop_signal: Stop) -> Iterator[None]:
-    """Measure and log each run, as many at once as there are cores: torch's work frees Python's lock."""
-
-    def one(config: TrainConfig, run_id: str) -> None:
-        if signal_number := stop_signal():
-            raise Interrupted(signal_number)
-        log(run_id, way(trained(config, run_id)))
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for future in [pool.submit(one, *trial) for trial in runs]:
-            yield future.result()
+def _measure_one(way: Way, stop_signal: StopCheck, trial: tuple[TrainConfig, str]) -> None:
+    """Measure a run and log its tables."""
+    if signal_number := stop_signal():
+        raise Interrupted(signal_number)
+    log(trial[1], way(trained(*trial)))
 
 
 def trained(config: TrainConfig, run_id: str) -> DigitNet:
@@ -114,19 +109,18 @@ def shift(data: Data) -> Way:
 
 def calibrated(data: Data) -> Way:
     """How sure the network is and how right, before and after a temperature fitted on the images held out."""
-    if data.val is None:
+    if (val_split := data.val) is None:
         raise ConfigError("calibration: needs val_size above 0, images held out that the temperature is fitted on")
-    return partial(_calibrated, data)
 
+    def tables(model: DigitNet) -> Measured:
+        val, test = (evaluate(model, split).logits for split in (val_split, data.test))
+        found = calibration(val, val_split.labels, test, data.test.labels)
+        numbers = {name: [value] for name, value in vars(found).items() if name != "reliability"}
+        bins = found.reliability.assign(scaled=found.reliability["scaled"].astype(int))
+        # the table that tells `without_measure` that a run is done comes last: a stop between the two leaves none
+        return {Measure.RELIABILITY: bins, Measure.CALIBRATION: pd.DataFrame(numbers)}
 
-def _calibrated(data: Data, model: DigitNet) -> Measured:
-    assert data.val is not None
-    val, test = (evaluate(model, split).logits for split in (data.val, data.test))
-    found = calibration(val, data.val.labels, test, data.test.labels)
-    numbers = {name: [value] for name, value in vars(found).items() if name != "reliability"}
-    bins = found.reliability.assign(scaled=found.reliability["scaled"].astype(int))
-    # the table that tells `without_measure` that a run is done comes last: a stop between the two leaves none behind
-    return {Measure.RELIABILITY: bins, Measure.CALIBRATION: pd.DataFrame(numbers)}
+    return tables
 
 
 WAYS: dict[Measure, Callable[[Data], Way]] = {

@@ -1,18 +1,17 @@
 """Which trials are left to train, and leave to train one: asked of the server, or, without one, of this machine."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded, one_line, say
+from normstudy.errors import RunDeleted, ServerAway, Superseded, say
+from normstudy.launch.state import Outcome, TrialState, describe, is_own, outcome_in, outcome_of, usable_logs
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun, is_result
 from normstudy.tracking.event_log import Begin, Event, EventLog, Status, logs
-from normstudy.tracking.machine import TrialLock, machine
+from normstudy.tracking.machine import TrialLock
 from normstudy.tracking.run import Lease
 from normstudy.tracking.store import where
 from normstudy.tracking.upload import Upload, canonical, deliver
@@ -22,22 +21,6 @@ STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no 
 WATCH_SECONDS = 2.0  # between two looks at a heartbeat
 PREDECESSOR_SECONDS = 5.0  # that a killed process of the same trial may take to be gone
 GONE = "its process ended without a word"
-Answer = TypeVar("Answer")
-
-
-class TrialState(StrEnum):
-    """Of a trial, as people read it."""
-
-    NEW = "new"
-    FINISHED = "finished"
-    DIVERGED = "diverged"
-    RUNNING = "running elsewhere"
-    UNFINISHED = "unfinished"
-    UNSENT = "not on the server"
-
-
-Outcome = tuple[TrialState, str]  # and the run or record that it is read from, with the reason where it failed
-LEFT = (TrialState.NEW, TrialState.UNFINISHED, TrialState.UNSENT)  # there is something to do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +66,13 @@ class Registry:
         return {key: self._outcome(key, run, own.get(key, [])) for key, run in found.items()}
 
     def _outcome(self, key: str, run: StoredRun | None, own: Sequence[EventLog]) -> Outcome:
-        if run and is_result(run):
-            return result_of(run), describe(run)
-        if TrialLock(key).is_held() or (run and self.is_living(run)):
-            return TrialState.RUNNING, describe(run)
-        if done := [log for log in own if log.has_result]:
-            log = next((log for log in done if is_complete(log)), done[-1])
-            state = TrialState.FINISHED if is_complete(log) else TrialState.DIVERGED
-            return (TrialState.UNSENT if self.server else state), described_by(log)
+        if (run and (is_result(run) or self.is_living(run))) or TrialLock(key).is_held():
+            return outcome_of(run)
+        if done := [outcome_in(log) for log in own if log.has_result]:
+            state, what = next((one for one in done if one[0] == TrialState.FINISHED), done[-1])
+            return (TrialState.UNSENT if self.server else state), what
         if own and not run:
-            return TrialState.UNFINISHED, described_by(own[-1])
+            return outcome_in(own[-1])
         return (TrialState.UNFINISHED if run else TrialState.NEW), describe(run)
 
     def is_living(self, run: StoredRun) -> bool:
@@ -115,15 +95,20 @@ class Registry:
 
     def begin(self, trial: Trial, *, force: bool = False) -> Lease | Outcome:
         """Leave to train it, or why not. With `force` what has a result is trained again, as a new run."""
-        lock = TrialLock(trial.key)
-        if not lock.take(PREDECESSOR_SECONDS if trial.key_tag == Tag.TRIAL_KEY else 0.0):
-            return self._elsewhere(trial)
+        lock, patience = TrialLock(trial.key), PREDECESSOR_SECONDS if trial.key_tag == Tag.TRIAL_KEY else 0.0
         begun: Lease | Outcome | None = None
         try:
-            begun = patiently(lambda: self._begin(trial, lock, force=force))
+            taken = lock.take(patience)
+            begun = patiently()(self._begin, trial, lock, force=force) if taken else self._elsewhere(trial)
         finally:
             if not isinstance(begun, Lease):
                 lock.release()
+        if self.waiting and self.server:  # `mlflow run` shows the run that it has made: it says where to look
+            used = begun.upload if isinstance(begun, Lease) else None
+            if run := used.run if used else canonical(self.runs(trial.key_tag, trial.key)):
+                note = f"Nothing was logged here: {trial.name} is run `{run.run_id}`."
+                self.server.log(self.waiting, tags={Tag.NAME: f"launch of {trial.name}", Tag.NOTE: note})
+            self.waiting = None
         return begun
 
     def _begin(self, trial: Trial, lock: TrialLock, *, force: bool) -> Lease | Outcome:
@@ -134,18 +119,18 @@ class Registry:
             own = [log for log in own if not log.has_result]
         current, results = canonical(runs), [run for run in runs if is_result(run)]
         if current and is_result(current) and not force:
-            return self._not_ours(trial, result_of(current), current)
+            return outcome_of(current)
         lost = {run.tags.get(Tag.RECORD) for run in runs if Tag.SUPERSEDED_BY in run.tags}
         own = [log for log in own if log.id not in lost and (log.begin.replaces or not (force and results))]
         if force and self.server is None:  # only what an earlier `--force` has begun
             own = own[max((place for place, log in enumerate(own, 1) if log.has_result), default=0) :]
         for done in [log for log in own if log.has_result]:
-            if outcome := self._bring(trial, done):
+            if outcome := self._bring(done):
                 return outcome
         rivals = [run for run in runs if not is_result(run) and Tag.SUPERSEDED_BY not in run.tags]
         self.watch(rivals)
         if living := [run for run in rivals if self.is_living(run)]:
-            return self._not_ours(trial, TrialState.RUNNING, living[0])
+            return outcome_of(living[0])
         unfinished = sorted((log for log in own if not log.has_result), key=lambda log: log.is_of_this_machine)
         log: EventLog | None = unfinished[-1] if unfinished else None
         if log is None or not log.is_of_this_machine:
@@ -166,17 +151,17 @@ class Registry:
         )
         return old.fork(begin) if old and not old.has_result else EventLog.create(trial.key, begin)
 
-    def _bring(self, trial: Trial, log: EventLog) -> Outcome | None:
+    def _bring(self, log: EventLog) -> Outcome | None:
         """The outcome of a record that has a result, once the server, if there is one, has all of it."""
-        state = TrialState.FINISHED if is_complete(log) else TrialState.DIVERGED
+        state, what = outcome_in(log)  # the record goes once it is sent
         if self.server is None:
-            return state, described_by(log)
+            return state, what
         try:
             upload = deliver(log, self.server, "KILLED", GONE)
         except Superseded as error:
             say(f"{error}; {log.folder} is of no use any more")
             return None
-        return self._not_ours(trial, state, upload.run) if upload.done else None
+        return (state, describe(upload.run)) if upload.done else None
 
     def _lease(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
         assert self.server
@@ -198,7 +183,6 @@ class Registry:
             return self._elsewhere(trial)
         if upload.run_id == self.waiting:
             self.waiting = None
-        self._not_ours(trial, TrialState.UNFINISHED, upload.run)
         return Lease(log=log, lock=lock, upload=upload)
 
     def _lease_anew(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
@@ -217,16 +201,7 @@ class Registry:
         upload.log.remove()
 
     def _elsewhere(self, trial: Trial) -> Outcome:
-        run = canonical(self.runs(trial.key_tag, trial.key))
-        return self._not_ours(trial, result_of(run) if run and is_result(run) else TrialState.RUNNING, run)
-
-    def _not_ours(self, trial: Trial, state: TrialState, run: StoredRun | None) -> Outcome:
-        """Say in the run that `mlflow run` made for this process, if it isn't used, which run has the trial."""
-        if self.waiting and self.server and run:
-            note = f"Nothing was logged here: {trial.name} is run `{run.run_id}`."
-            self.server.log(self.waiting, tags={Tag.NAME: f"launch of {trial.name}", Tag.NOTE: note})
-            self.waiting = None
-        return state, describe(run)
+        return outcome_of(canonical(self.runs(trial.key_tag, trial.key)))
 
     def finalize(self, key: str, launcher: str, *, force: bool = False) -> Outcome:
         """State of a trial whose process, started by this launcher, is gone; its run ends, if that left it open. With
@@ -234,14 +209,14 @@ class Registry:
         lock = TrialLock(key)
         if lock.take():
             try:
-                patiently(lambda: self._finalize(key, launcher))
+                patiently()(self._finalize, key, launcher)
             finally:
                 lock.release()
         if not force:
             return self.states([key])[key]
         newest = self.runs(Tag.TRIAL_KEY, key)[:1]
         own = usable_logs(logs(key), self.store, newest).get(key, [])
-        return self._outcome(key, next(iter(newest), None), own[-1:])
+        return self._outcome(key, newest[0] if newest else None, own[-1:])
 
     def _finalize(self, key: str, launcher: str) -> None:
         if self.server is None:
@@ -254,61 +229,15 @@ class Registry:
                 end_for_another(run, self.server, "KILLED", GONE)
 
 
-def usable_logs(
-    found: Iterable[EventLog], store: str | None, runs: Sequence[StoredRun] = ()
-) -> dict[str, list[EventLog]]:
-    """The whole logs for this store, or of these runs, by their trial, oldest first; a damaged one is named."""
-    usable: dict[str, list[EventLog]] = {}
-    records = {run.tags.get(Tag.RECORD) for run in runs}  # a server may be called localhost and 127.0.0.1
-    for log in found:
-        try:
-            log.events()
-            if log.begin.store in (None, store) or log.id in records:
-                usable.setdefault(log.key, []).append(log)
-        except StorageError as error:
-            say(f"{error}: it is not used")
-    return usable
-
-
-def is_complete(log: EventLog) -> bool:
-    """Whether its run has finished."""
-    return log.end is not None and log.end.status == "FINISHED"
-
-
-def result_of(run: StoredRun) -> TrialState:
-    """The state of a trial whose run has a result."""
-    return TrialState.FINISHED if run.status == "FINISHED" else TrialState.DIVERGED
-
-
-def is_own(run: StoredRun) -> bool:
-    """Whether it trains, or trained, on this machine."""
-    return run.tags.get(Tag.MACHINE) == machine()
-
-
-def describe(run: StoredRun | None) -> str:
-    """A run by its id, with the reason where it failed."""
-    if run is None:
-        return ""
-    reason = run.tags.get(Tag.FAILURE) if run.status != "FINISHED" else None
-    return one_line(f"run {run.run_id}: {reason}" if reason else f"run {run.run_id}")
-
-
-def described_by(log: EventLog) -> str:
-    """A record by its folder, with the reason where its run failed."""
-    reason = log.end.tags.get(Tag.FAILURE) if log.end else None
-    return one_line(f"{log.folder}: {reason}" if reason else str(log.folder))
-
-
-def patiently(ask: Callable[[], Answer]) -> Answer:
-    """The answer of a server that restarts is waited for, for a minute."""
+def patiently() -> Retrying:
+    """Calls a function again while the server is away: one that restarts is waited for."""
 
     def tell(state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome:
             say(f"{state.outcome.exception()}; a trial waits for it")
 
-    waiting = stop_after_delay(SERVER_AWAY_SECONDS)
-    again = retry_if_exception_type(ServerAway)
-    return Retrying(retry=again, stop=waiting, wait=wait_fixed(2), before_sleep=tell, reraise=True)(ask)
+    again, stop = retry_if_exception_type(ServerAway), stop_after_delay(SERVER_AWAY_SECONDS)
+    return Retrying(retry=again, stop=stop, wait=wait_fixed(2), before_sleep=tell, reraise=True)
 
 
 def end_for_another(run: StoredRun, server: Server, status: Status, reason: str) -> None:

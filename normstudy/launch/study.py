@@ -15,7 +15,8 @@ from normstudy.config import TrainConfig
 from normstudy.errors import Interrupted, ResultWaits, StudyError, say
 from normstudy.experiment import Experiment
 from normstudy.launch.local import LocalExecutor, preload
-from normstudy.launch.registry import GONE, LEFT, Outcome, Registry, Trial, TrialState
+from normstudy.launch.registry import GONE, Registry, Trial
+from normstudy.launch.state import LEFT, Outcome, TrialState
 from normstudy.launch.task import Executor, Task
 from normstudy.launch.worker import run_trials, train_leased
 from normstudy.provenance import git_state, require_archives, usable_cores

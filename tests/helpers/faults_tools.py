@@ -3,26 +3,22 @@
 import os
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
 
 import mlflow
 from mlflow.entities import Run, ViewType
 
-from helpers.project import clean_environment, run_cli
+from helpers.project import clean_environment
+from helpers.started import MAIN, Started, wait_until
 from normstudy.config import TrainConfig
 from normstudy.tracking import Artifact, Metric, Tag
 
-KILLED_TRIAL = TrainConfig(norm="bn", l1=1e-5, epochs=8, train_size=1280, device="cpu")
+KILLED_TRIAL = TrainConfig(norm="bn", l1=1e-5, epochs=6, train_size=640, device="cpu")
 METRICS = [metric for metric in Metric if metric not in (Metric.VAL_LOSS, Metric.VAL_ACCURACY)]
-START_SECONDS = 180  # that a process may take to its first epoch, on a machine with other work
 THREE_TRIALS = '''"""Do three trials end well?"""
 
 from normstudy.config import TrainConfig
@@ -34,68 +30,17 @@ def trials():
 
 
 # Other machines' heartbeats are watched for as long as these need to be told from the dead, and no longer.
-QUICK = """
-import sys
+QUICK = f"""
 from normstudy.launch import registry
 from normstudy.tracking import uploader
-registry.STALE_SECONDS, registry.WATCH_SECONDS, uploader.HEARTBEAT_SECONDS = 8.0, 0.5, 0.5
-from normstudy.cli import main
-sys.argv[0] = "normstudy"
-main()
+registry.STALE_SECONDS, registry.WATCH_SECONDS, uploader.HEARTBEAT_SECONDS = 6.0, 0.5, 0.5
+{MAIN}
 """
 
 
 def options(config: TrainConfig) -> list[str]:
     """The command line of a trial."""
     return config.command().split()[4:]
-
-
-@dataclass
-class Started:
-    """A process, and what it prints, with the time of each line."""
-
-    process: subprocess.Popen[str]
-    out: list[tuple[float, str]] = field(default_factory=list)
-    err: list[tuple[float, str]] = field(default_factory=list)
-    readers: list[threading.Thread] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err)):
-            assert stream
-            self.readers.append(threading.Thread(target=self._read, args=(stream, lines), daemon=True))
-            self.readers[-1].start()
-
-    @staticmethod
-    def _read(stream: IO[str], lines: list[tuple[float, str]]) -> None:
-        for line in stream:
-            lines.append((time.time(), line.rstrip("\n")))
-
-    def printed(self, start: str, count: int = 1) -> bool:
-        """Whether it has printed so many lines that begin like this."""
-        return sum(line.startswith(start) for _, line in list(self.out)) >= count
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.wait()
-
-    def wait(self, seconds: float = 180) -> int:
-        """Its exit status, once all that it printed is read."""
-        status = self.process.wait(seconds)
-        for reader in self.readers:
-            reader.join(seconds)
-        return status
-
-    @property
-    def told(self) -> list[str]:
-        """What it said to its user on standard error."""
-        return [line for _, line in self.err if line.startswith("normstudy: ")]
-
-    @property
-    def epochs(self) -> list[tuple[float, str]]:
-        return [(when, line) for when, line in self.out if line.startswith("epoch ")]
 
 
 @dataclass(kw_only=True)
@@ -129,32 +74,24 @@ class Place:
     def environment(self, **more: str) -> dict[str, str]:
         return clean_environment(self.store, **{"NORMSTUDY_STATE": str(self.state), **more})
 
-    def start(self, *arguments: str, code: str | None = None, **environment: str) -> Started:
+    def start(self, *arguments: str, code: str = MAIN, alone: bool = False, **environment: str) -> Started:
         """`python -m normstudy ...`, or this code with these arguments; killed with the test at the latest."""
-        command = ["-c", code] if code else ["-m", "normstudy"]
-        process = subprocess.Popen(
-            [sys.executable, *command, *arguments],
-            cwd=self.folder,
-            env=self.environment(**environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # so that a test can signal its whole group, and nobody else's
-        )
-        self.started.append(Started(process))
+        self.started.append(Started(self.folder, self.environment(**environment), code, arguments, alone=alone))
         return self.started[-1]
 
     def train(self, config: TrainConfig, *more: str, **environment: str) -> Started:
-        return self.start("train", *options(config), *more, **environment)
+        return self.start("train", *options(config), *more, code=MAIN, alone=False, **environment)
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        settings = {"NORMSTUDY_STATE": str(self.state), **environment}
-        return run_cli(*arguments, store=self.store, cwd=self.folder, **settings)
+    def run(self, *arguments: str, **environment: str) -> Started:
+        """`start`, and wait for its end."""
+        started = self.start(*arguments, code=MAIN, alone=arguments[0] == "study", **environment)
+        started.wait()
+        return started
 
     def finish(self, config: TrainConfig) -> None:
         """Run the trial to its end."""
         done = self.run("train", *options(config))
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.status == 0, done.stdout + done.stderr
 
     def runs(self, query: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
         experiments = [one.experiment_id for one in self.client.search_experiments()]
@@ -184,21 +121,12 @@ def stopping(place: Place) -> Iterator[Place]:
         place.stop()
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = START_SECONDS, what: str = "what was waited for") -> None:
-    """Wait until something has happened. Raises `TimeoutError` naming `what` when it does not."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what}")
-        time.sleep(0.01)
-
-
 def kill_after(trial: Started, epochs: int) -> None:
     """SIGKILL once it has printed so many epochs, while the next one runs."""
     wait_until(lambda: trial.printed("epoch ", epochs) or trial.ended())
     time.sleep(0.2)
     trial.kill()
-    assert trial.process.returncode == -signal.SIGKILL, trial.err
+    assert trial.status == -signal.SIGKILL, trial.err
 
 
 def require_whole(place: Place, config: TrainConfig, run: Run | None = None) -> Run:
@@ -212,7 +140,9 @@ def require_whole(place: Place, config: TrainConfig, run: Run | None = None) -> 
     models = place.client.search_logged_models([run.info.experiment_id])
     [model] = [model for model in models if model.source_run_id == run.info.run_id]
     assert model.status == "READY"
-    [output] = place.client.get_run(run.info.run_id).outputs.model_outputs
+    outputs = place.client.get_run(run.info.run_id).outputs
+    assert outputs
+    [output] = outputs.model_outputs
     assert (output.model_id, output.step) == (model.model_id, config.epochs)
     return run
 
@@ -239,15 +169,22 @@ def require_same(place: Place, config: TrainConfig, expected: dict[str, bytes | 
     assert [name for name, content in found.items() if content != expected[name]] == []
 
 
+def three_trials(place: Place, *, epochs: int) -> str:
+    """The file of an experiment."""
+    file = place.folder / "three.py"
+    file.write_text(THREE_TRIALS.format(epochs=epochs))
+    return str(file)
+
+
 def require_whole_study(place: Place, epochs: int) -> None:
-    """One FINISHED run a trial, below one FINISHED parent; each epoch once, all artifacts."""
-    [parent] = place.runs(f"tags.`{Tag.STUDY_KEY}` LIKE '%'")
-    trials = place.runs(f"tags.`{Tag.TRIAL_KEY}` LIKE '%'")
+    """Of `three_trials`: one FINISHED run a trial, below one FINISHED parent; each epoch once, all artifacts."""
+    [parent] = place.runs(f"tags.`{Tag.STUDY_KEY}` LIKE '%'", ViewType.ALL)
+    trials = place.runs(f"tags.`{Tag.TRIAL_KEY}` LIKE '%'", ViewType.ALL)
     assert parent.info.status == "FINISHED"
     assert sorted(run.data.tags[Tag.VARIANT] for run in trials) == ["BN", "GN", "LN"]
     for run in trials:
-        assert run.info.status == "FINISHED"
-        assert run.data.tags[Tag.PARENT] == parent.info.run_id
+        assert (run.info.status, run.data.tags[Tag.PARENT]) == ("FINISHED", parent.info.run_id)
+        assert Tag.FAILURE not in run.data.tags
         for metric in METRICS:
             history = place.client.get_metric_history(run.info.run_id, metric)
             assert [point.step for point in history] == list(range(1, epochs + 1)), metric

@@ -1,7 +1,8 @@
 """Short ways to begin, train and end a trial."""
 
 from helpers.fake_server import FakeServer
-from normstudy.launch.registry import Outcome, Registry, Trial
+from normstudy.launch.registry import Registry, Trial
+from normstudy.launch.state import Outcome, TrialState
 from normstudy.tracking import Tag
 from normstudy.tracking.event_log import Event
 from normstudy.tracking.run import Lease
@@ -12,6 +13,13 @@ TRIAL = Trial(key=KEY, name="GN, seed 0", seeds=(0,), checkpoints="c" * 32)
 
 def begin(server: FakeServer | None, *, force: bool = False, trial: Trial = TRIAL) -> Lease | Outcome:
     return Registry(server=server, experiment="x").begin(trial, force=force)
+
+
+def refused(server: FakeServer | None) -> TrialState:
+    """Why there is no lease."""
+    outcome = begin(server)
+    assert not isinstance(outcome, Lease)
+    return outcome[0]
 
 
 def leased(server: FakeServer | None, *, force: bool = False, trial: Trial = TRIAL) -> Lease:

@@ -9,17 +9,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.faults_tools import wait_until
 from helpers.servers import free_port
+from helpers.started import START_SECONDS, wait_until
+from normstudy.errors import StorageError
 from normstudy.tracking.event_log import EventLog
 
 MARK = "NORMSTUDY_TEST_NODE"  # an environment variable that all processes of a node inherit, whoever their parent is
-START_SECONDS = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +116,6 @@ class Cluster:
         """How often workers have said this on standard error."""
         return sum(log.read_text().count(text) for log in self.folder.glob("session_2*/logs/worker-*.err"))
 
-    def last_words(self) -> str:
-        """The end of what each worker and each node's own process has printed."""
-        logs = [log for kind in ("worker-*", "raylet*") for log in self.folder.glob(f"session_2*/logs/{kind}")]
-        return "\n".join(f"{log.name}: {text[-8_000:]}" for log in logs if (text := log.read_text(errors="replace")))
-
     def files_with(self, text: str) -> list[Path]:
         """Ray's own files, its logs among them, in which this stands."""
         files = [file for file in self.folder.rglob("*") if file.is_file()]
@@ -135,7 +130,6 @@ def ray_cluster() -> Iterator[Cluster]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment["PYTHONFAULTHANDLER"] = "1"
     cluster = Cluster(folder=folder, port=free_port(), environment=environment)
     try:
         cluster.start_head()
@@ -164,3 +158,11 @@ def record_of(pid: int) -> Path | None:
             if found := list((target.parents[1] / "records").glob(f"{target.name}.*/events.jsonl")):
                 return max(found, key=lambda log: log.stat().st_mtime).parent
     return None
+
+
+def one_that_trains(workers: Callable[[], Sequence[Worker]]) -> Worker:
+    """A worker that has the first of its trial's epochs behind it."""
+    while True:
+        wait_until(lambda: any(one.has_checkpoint() for one in workers()), what="a first epoch")
+        if found := [one for one in workers() if one.has_checkpoint()]:
+            return found[0]

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from helpers.faults_tools import wait_until
 from helpers.project import clean_environment
+from helpers.started import wait_until
 
 PROJECT = Path(__file__).parents[1]
 START_SECONDS, STOP_SECONDS = 60, 30
@@ -103,11 +104,6 @@ class Server:
                 self.process.wait(STOP_SECONDS)
         self.kill()
 
-    def restart(self) -> None:
-        """Start it again on the same port, after `kill` or `stop` or in place of a running one."""
-        self.stop()
-        self.start()
-
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
@@ -178,22 +174,14 @@ def postgresql(folder: Path) -> Iterator[PostgreSQL]:
             for path in (place, place / "password"):
                 os.chown(path, user.pw_uid, user.pw_gid)
         log = stack.enter_context((folder / "postgresql.txt").open("ab"))
-        run_unprivileged(initdb_command(place, server), place, log).wait(120)
-        process = run_unprivileged(postgres_command(place, server), place, log)
+        data = str(place / "data")
+        made = ["initdb", "--pgdata", data, "--username", server.user, "--pwfile", str(place / "password")]
+        run_unprivileged([*made, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"], place, log).wait(120)
+        options = [f"-c{name}" for name in ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")]
+        process = run_unprivileged(["postgres", "-D", data, "-p", str(server.port), *options], place, log)
         stack.callback(end, process)
         create_database(server, process, folder / "postgresql.txt")
         yield server
-
-
-def initdb_command(place: Path, server: PostgreSQL) -> list[str]:
-    options = ["--username", server.user, "--pwfile", str(place / "password"), "--auth", "scram-sha-256"]
-    return [program("initdb"), "--pgdata", str(place / "data"), *options, "--encoding", "UTF8", "--no-locale"]
-
-
-def postgres_command(place: Path, server: PostgreSQL) -> list[str]:
-    settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
-    options = [part for setting in settings for part in ("-c", setting)]
-    return [program("postgres"), "-D", str(place / "data"), "-p", str(server.port), *options]
 
 
 def program(name: str) -> str:
@@ -211,18 +199,19 @@ def unprivileged_user() -> pwd.struct_passwd:
     raise ServerError("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
 
 
-def run_unprivileged(command: list[str], folder: Path, log: object) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own; root starts it as another user."""
-    user = unprivileged_user() if os.geteuid() == 0 else None
-    identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+def run_unprivileged(command: list[str], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start one of PostgreSQL's programs in a process group of its own; root starts it as another user."""
+    command = [program(command[0]), *command[1:]]
+    if os.geteuid() == 0:
+        user = unprivileged_user()
+        command = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *command]
     return subprocess.Popen(
         command,
         cwd=folder,
         env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-        stdout=log,  # type: ignore[arg-type]
+        stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        **identity,  # type: ignore[arg-type]
     )
 
 
@@ -252,10 +241,6 @@ class TeamServer(Server):
 
     user: str
     password: str = field(repr=False)
-
-    def credentials(self) -> dict[str, str]:
-        """The variables by which MLflow's client logs in."""
-        return {"MLFLOW_TRACKING_USERNAME": self.user, "MLFLOW_TRACKING_PASSWORD": self.password}
 
 
 @contextmanager
