@@ -17,7 +17,7 @@ from helpers.project import PROJECT, only_line, run_cli
 from normstudy.cli import build_app, main
 from normstudy.config import TrainConfig
 
-COMMANDS = ("train", "study", "measure", "report", "sync", "reap")
+COMMANDS = ("train", "study", "measure", "report", "experiments", "sync", "reap")
 ASSIGNMENT = str(PROJECT / "experiments" / "assignment.py")
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -99,7 +99,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["report", "--export", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
         (["report", "--from", "results", "--out", "README.md"], "README.md is no folder; expected a folder"),
         (["fly\n"], "No such command 'fly\\n'; choose from train"),
-        (["fly"], "No such command 'fly'; choose from train, study, measure, report, sync, reap"),
+        (["fly"], "No such command 'fly'; choose from train, study, measure, report, experiments, sync, reap"),
         (["study", "--executor", "x"], "'x' is not one of 'local', 'ray'"),
         (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --executor ray"),
         (
