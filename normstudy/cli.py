@@ -133,6 +133,9 @@ def report_command(
     out: Annotated[Path, typer.Option(help="folder for figures, tables and page")] = Path("report"),
     readme: Annotated[bool, typer.Option("--readme", help="replace the marked block in README.md")] = False,
     export: Annotated[Path | None, typer.Option(help="folder that keeps the tables, below the study's name")] = None,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="export runs whose code had changes that no commit has, too")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
 ) -> None:
     """Build every figure and table from the tracking server alone, or from an export of it."""
@@ -144,13 +147,14 @@ def report_command(
     loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)
 
     from normstudy.report import report, report_from
-    from normstudy.report.runs import planned_in
+    from normstudy.report.read import planned_in
 
     page = Path("README.md") if readme else None
     if exported:
         report_from(exported, out=out, readme=page)
     else:
-        report(loaded or planned_in(parent), parent_id=parent or None, out=out, readme=page, export=export)
+        planned = loaded or planned_in(parent)
+        report(planned, parent_id=parent or None, out=out, readme=page, export=export, allow_dirty=allow_dirty)
     print(f"report written to {one_line(str(out))}/")
 
 

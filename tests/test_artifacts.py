@@ -5,6 +5,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -14,8 +15,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
 from normstudy.errors import TrackingError
-from normstudy.report.read import LARGEST
-from normstudy.report.runs import without_measure
+from normstudy.report.read import LARGEST, without_measure
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking.store import artifact_location
 
@@ -55,10 +55,10 @@ def test_of_a_file_without_end_no_more_is_read_than_the_largest_has(server: Serv
 def test_of_an_object_without_end_in_any_other_store_no_more_is_written(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = []
+    written: list[int] = []
 
     class Endless(ArtifactRepository):
-        log_artifact = log_artifacts = list_artifacts = None
+        log_artifact = log_artifacts = list_artifacts = Mock()
 
         def _download_file(self, remote_file_path: str, local_path: str) -> None:
             with Path(local_path).open("wb", buffering=0) as file:

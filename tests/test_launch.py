@@ -14,7 +14,7 @@ from normstudy.launch import local
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
 from normstudy.launch.task import Task
-from normstudy.report.runs import finished_trials, planned_in
+from normstudy.report.read import finished_trials, planned_in
 from normstudy.tracking import Tag
 
 

@@ -18,8 +18,7 @@ from normstudy.experiment import Experiment
 from normstudy.launch import measure as measuring
 from normstudy.launch import study as launch
 from normstudy.model import DigitNet
-from normstudy.report.read import TrialRecord
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import TrialRecord, finished_trials
 from normstudy.robustness import zero_share
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking import store as store_module

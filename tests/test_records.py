@@ -16,7 +16,7 @@ from normstudy.launch.maintenance import sync
 from normstudy.launch.registry import Registry
 from normstudy.launch.state import TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import finished_trials
 from normstudy.tracking import Metric, Tag
 from normstudy.tracking.event_log import logs
 from normstudy.tracking.run import Lease
@@ -74,7 +74,7 @@ def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) 
     assert parent.info.status == "FINISHED"
     records = finished_trials(list(PAIR.configs), parent.info.run_id)
     assert [record.config.seed for record in records] == [0, 1]
-    assert {record.parent_id for record in records} == {parent.info.run_id}
+    assert {record.tags[Tag.PARENT] for record in records} == {parent.info.run_id}
     assert len(all_runs()) == 3
     assert {state for _, state, _ in dry_run(PAIR)} == {TrialState.FINISHED}
 

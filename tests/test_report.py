@@ -1,9 +1,9 @@
 """The report: from sqlite and from a real HTTP server, complete or not at all, README and tables in agreement."""
 
 import re
-import shutil
 from collections.abc import Iterator
-from html.parser import HTMLParser
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.project import PROJECT, using
+from helpers.project import using
 from helpers.servers import tracking_server
 from helpers.studied import EXPERIMENT, study_run
+from helpers.tables import made
 from PIL import Image
 
 from benchmarks.fake_runs import log_fake_runs
@@ -23,14 +24,12 @@ from normstudy.experiment import Experiment
 from normstudy.launch.study import single
 from normstudy.report import END, START, render, render_all, report, report_from
 from normstudy.report.collect import tables_of
-from normstudy.report.read import _bulk
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.tracking import Metric, Tag
 
 CONFIGS = list(EXPERIMENT.configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | None) -> tuple[Path, str]:
@@ -41,23 +40,19 @@ def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | No
     return tmp_path / "report", readme.read_text()
 
 
-def test_report_writes_every_figure_as_png_and_svg_and_every_table(studied_store: str, tmp_path: Path) -> None:
-    parent_id = study_run()
-    folder, readme = write_report(tmp_path, CONFIGS, parent_id)
+def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_runs_logged(
+    studied_store: str, tmp_path: Path
+) -> None:
+    folder, readme = write_report(tmp_path, CONFIGS, study_run())
     names = ["test_loss", "test_accuracy", "shared_statistics", *(f"misclassified_{n}" for n in ("gn", "ln", "bn_l1"))]
     for name in names:
         assert min(Image.open(folder / f"{name}.png").size) > 300
         assert (folder / f"{name}.svg").read_text().startswith("<?xml")
-    tables = {"results.csv", "epochs.csv", "misclassified.csv", "images.csv"}
-    assert {path.name for path in folder.glob("*.csv")} == tables
+    assert {path.name for path in folder.glob("*.csv")} == {f"{name}.csv" for name in ErrorTables.names()}
     assert all(f"report/{name}.png" in readme for name in names if name != "shared_statistics")
     assert readme.startswith(f"before\n{START}\n")
     assert readme.endswith(f"{END}\nafter\n")
     assert "old" not in readme
-
-
-def test_every_number_of_the_readme_is_one_that_the_runs_logged(studied_store: str, tmp_path: Path) -> None:
-    folder, readme = write_report(tmp_path, CONFIGS, study_run())
     rows = dict(re.findall(r"^\| ((?:GN|LN|BN)[^|]*?) \|(.*)\|$", readme, re.MULTILINE))
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert list(rows) == VARIANTS
@@ -71,7 +66,11 @@ def test_every_number_of_the_readme_is_one_that_the_runs_logged(studied_store: s
         assert cells[2] == f"{metrics[Metric.TEST_LOSS]:.4f}"
         assert cells[3] == f"{100 * metrics[Metric.TRAIN_ACCURACY]:.2f} %"
         assert int(cells[4]) == round(10_000 * (1 - metrics[Metric.TEST_ACCURACY]))
-    assert render(ErrorTables.load(folder), figures_at=Path("report")).strip() in readme
+    loaded = ErrorTables.load(folder)
+    assert render(loaded, figures_at=Path("report")).strip() in readme
+    for row in loaded.provenance.itertuples():
+        [tags] = [run.data.tags for run in runs if run.info.run_id == row.run_id]
+        assert (row.git_commit, row.processor) == (tags[Tag.GIT_COMMIT], tags[Tag.PROCESSOR])
 
 
 def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path) -> None:
@@ -85,15 +84,6 @@ def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path
     for (run_id,), rows in tables.epochs.groupby(["run_id"]):
         history = client.get_metric_history(run_id, Metric.TEST_LOSS)
         assert rows[Metric.TEST_LOSS].tolist() == [point.value for point in history]
-
-
-def test_same_runs_give_the_same_files_byte_for_byte(studied_store: str, tmp_path: Path) -> None:
-    contents = []
-    for name in ("first", "second"):
-        report(EXPERIMENT, parent_id=None, out=tmp_path / name)
-        contents.append(contents_of(tmp_path / name))
-    assert len(contents[0]) > 10
-    assert contents[0] == contents[1]
 
 
 def contents_of(folder: Path) -> dict[str, bytes]:
@@ -133,18 +123,42 @@ def test_a_folder_that_is_no_whole_export_is_refused_and_nothing_is_written(tmp_
     assert not (tmp_path / "report").exists()
 
 
-def test_a_full_disk_leaves_readme_and_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_files import refusing
+def test_runs_of_a_changed_tree_are_not_exported_unless_asked_for(store: str, tmp_path: Path) -> None:
+    variant = TrainConfig(norm="gn", epochs=2)
+    log_fake_runs([variant], seeds=2)
+    configs = tuple(variant.model_copy(update={"seed": seed}) for seed in range(2))
+    first, second = (record.run_id for record in finished_trials(configs, None))
+    for run_id, dirty in ((first, "false"), (second, "true")):
+        mlflow.MlflowClient().set_tag(run_id, Tag.GIT_COMMIT, "0123456789ab")
+        mlflow.MlflowClient().set_tag(run_id, Tag.GIT_DIRTY, dirty)
+    make = partial(report, Experiment(name="small", question="Which?", configs=configs), parent_id=None)
+    with pytest.raises(ReportError, match=f"^export=.*: 1 of 2 runs were made with changes .*, such as {second}"):
+        make(out=tmp_path / "report", export=tmp_path / "kept")
+    assert not (tmp_path / "report").exists()
+    make(out=tmp_path / "report", export=tmp_path / "kept", allow_dirty=True)
+    kept = Tables.load(tmp_path / "kept" / "small").provenance
+    assert kept[["run_id", "git_dirty", "device"]].to_numpy().tolist() == [
+        [first, "false", "unknown"],
+        [second, "true", "unknown"],
+    ]
+    said = "Code: commit 0123456, clean tree for 1 of 2 runs; commit 0123456, changed tree for 1 of 2 runs."
+    assert said in (tmp_path / "report" / "index.md").read_text()
 
-    kept, out, readme = tmp_path / "kept" / "assignment", tmp_path / "report", tmp_path / "README.md"
-    shutil.copytree(PROJECT / "results" / "assignment", kept)
+
+def test_a_full_disk_leaves_readme_and_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, readme = tmp_path / "report", tmp_path / "README.md"
+    made(CONFIGS, lambda config: 0.98).save(tmp_path / "kept" / "assignment")
     (out / "assignment").mkdir(parents=True)
     for path in (readme, out / "assignment" / "results.csv", out / "assignment" / "index.md"):
         path.write_text(f"old\n{START}\n{END}\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    refusing(monkeypatch, OSError(28, "No space left on device"))
-    with pytest.raises(StorageError, match=r"^can't write .*results\.csv: No space left on device$"):
-        report_from(kept.parent, out=out, readme=readme)
+
+    def full(path: Path, content: bytes) -> None:
+        raise StorageError(f"can't write {path}")
+
+    monkeypatch.setattr("normstudy.report.tables.write_atomically", full)
+    with pytest.raises(StorageError, match=r"^can't write .*results\.csv$"):
+        report_from(tmp_path / "kept", out=out, readme=readme)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -154,7 +168,7 @@ def test_a_report_to_a_file_is_refused_before_the_server_is_asked(
 ) -> None:
     monkeypatch.setattr("normstudy.report.finished_trials", None)  # not to be called
     (tmp_path / "file").write_text("mine")
-    places = {"out": tmp_path / "report", option: tmp_path / "file"}
+    places: dict[str, Any] = {"out": tmp_path / "report", option: tmp_path / "file"}
     with pytest.raises(
         ConfigError, match=rf"^{option}={tmp_path}/file: {tmp_path}/file is no folder; expected a folder"
     ):
@@ -170,35 +184,17 @@ def test_a_readme_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 def test_a_readme_needs_an_export_of_the_assignment(tmp_path: Path) -> None:
     nothing = pd.DataFrame()
-    tables = {"small": Tables(results=nothing, epochs=nothing, misclassified=nothing)}
+    tables = {"small": Tables(results=nothing, epochs=nothing, misclassified=nothing, provenance=nothing)}
     with pytest.raises(ReportError, match="the export has no experiment 'assignment'; it has small"):
         render_all(tables, figures_at=tmp_path)
 
 
-def tags(page: str) -> list[Any]:
-    """The tags of a page, with the names of their attributes."""
-    found: list[Any] = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))  # type: ignore[method-assign]
-    parser.feed(page)
-    return found
-
-
-def test_names_in_the_readme_and_in_tables_are_text(tmp_path: Path) -> None:
-    from test_summary import tables_from  # which imports this file
-
-    tables = tables_from({f"{HOSTILE}|`](javascript:alert(3))\n{END}": [3], "=1+1": [4]})
-    tables.results["run_id"] = ["`<b>", "@x"]
-    tables.results["study"] = "=cmd|' /C calc'!A1"
-    block = render(tables, figures_at=Path("report"))
-    assert not re.search(r"<[a-z/!]|(?<!\\)\](?=\(javascript)|`<b>", block, re.IGNORECASE)
-    assert {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")} == {8}
-    assert all(re.fullmatch(r"report/[a-z0-9_]+\.png", path) for path in re.findall(r"(?<!\\)\]\((.*?)\)", block))
-    tables.save(tmp_path)
-    text = pd.read_csv(tmp_path / "results.csv")
-    assert text["study"].tolist() == ["'=cmd|' /C calc'!A1"] * 2
-    assert text["group"].tolist()[1] == "'=1+1"
-    assert text["run_id"].tolist()[1] == "'@x"
+def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path: Path) -> None:
+    tables = made(CONFIGS, lambda config: 0.98)
+    replace(tables, results=tables.results.assign(study="=cmd|' /C calc'!A1", variant="@x")).save(tmp_path)
+    saved = pd.read_csv(tmp_path / "results.csv")
+    assert set(saved["study"]) == {"'=cmd|' /C calc'!A1"}
+    assert set(saved["variant"]) == {"'@x"}
 
 
 def test_readme_without_marks_is_refused_before_anything_is_written(studied_store: str, tmp_path: Path) -> None:
@@ -236,8 +232,6 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
         for run_id, rows in epochs.groupby("run_id"):
             history = client.get_metric_history(run_id, Metric.TEST_LOSS)
             assert rows[Metric.TEST_LOSS].tolist() == [point.value for point in history]
-        # all runs in one request: the server still answers it, and nothing fell back to one request a run
-        assert len(_bulk(list(epochs["run_id"].unique()), Metric.TEST_LOSS)) == len(epochs)
     assert Image.open(folder / "test_accuracy.png").size[0] > 300
     assert len(pd.read_csv(folder / "epochs.csv")) == 2 * len(configs)
     assert (tmp_path / "served").is_dir()

@@ -17,7 +17,7 @@ from normstudy.experiment import Experiment
 from normstudy.launch.measure import log
 from normstudy.report import report
 from normstudy.report.collect import stacked, tables_of
-from normstudy.report.runs import finished_trials, planned_in, without_measure
+from normstudy.report.read import finished_trials, planned_in, without_measure
 from normstudy.report.tables import Tables
 from normstudy.report.validation import COLUMNS
 from normstudy.tracking import Artifact, Measure, Metric, Tag
@@ -84,7 +84,7 @@ def test_history_with_a_hole_is_refused(store: str) -> None:
 def test_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
     config = TrainConfig(epochs=1)
     copy_of_a_run(config, steps=[1], accuracy=0.989)
-    with pytest.raises(ReportError, match="0 misclassified images are logged, its accuracy says 100"):
+    with pytest.raises(ReportError, match="0 misclassified images, its accuracy says 100"):
         finished_trials([config], None)
 
 

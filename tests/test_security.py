@@ -20,8 +20,7 @@ from normstudy.experiment import Experiment
 from normstudy.launch.measure import trained
 from normstudy.report import report
 from normstudy.report.collect import tables_of
-from normstudy.report.read import CURVES
-from normstudy.report.runs import finished_trials, planned_in
+from normstudy.report.read import CURVES, finished_trials, planned_in
 from normstudy.report.tables import Tables
 from normstudy.tracking import Artifact, Measure, Tag
 
@@ -60,7 +59,6 @@ def test_a_metric_that_is_not_finite_is_refused_by_name(server: Server, value: A
 @pytest.mark.parametrize(
     ("where", "name", "text", "complaint"),
     [
-        ("tags", Tag.PARENT, "../../x", "mlflow.parentRunId=../../x: not a run id"),
         ("tags", Tag.CORES, "<b>2</b>", "cores=<b>2</b>: not a whole number"),
         ("params", "parameters", "9" * 5000, "parameters=999"),
         ("params", "lr", "fast\nroot: \x1b[2J\u202e", r"its parameters are no configuration: lr=\W?fast\b.*root: "),

@@ -8,16 +8,17 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.tables import unknown_origin
 
 from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
 from normstudy.report import read as reading
-from normstudy.report import render, runs
+from normstudy.report import render
 from normstudy.report.collect import tables_of
 from normstudy.report.compare import curve_figures, curves
 from normstudy.report.errors import grid_of
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, image_table
 from normstudy.report.text import comparisons, findings, spans, summary
 from normstudy.report.text import tests_of_images as p_values  # whose name pytest would take for a test
@@ -53,7 +54,13 @@ def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) ->
     )
     epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
     wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
-    return ErrorTables(results=results, epochs=epochs, misclassified=pd.DataFrame(wrong), images=image_table({}))
+    return ErrorTables(
+        results=results,
+        epochs=epochs,
+        misclassified=pd.DataFrame(wrong),
+        provenance=unknown_origin([*results["run_id"]]),
+        images=image_table({}),
+    )
 
 
 def test_every_seed_of_a_variant_is_used(store: str) -> None:
@@ -99,11 +106,9 @@ def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypat
     configs = with_seeds(VARIANTS, 3)
     whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
     monkeypatch.setattr(reading, "BULK_RUNS", 2)
-    monkeypatch.setattr(runs, "RUNS_A_PAGE", 4)
+    monkeypatch.setattr(reading, "RUNS_A_PAGE", 4)
     in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(reading, "BULK_POINTS", 5)  # fewer than the points of two runs: the answer is cut short
-    assert reading._bulk(list(whole.results["run_id"][:2]), Metric.TEST_LOSS) == []
-    monkeypatch.setattr(reading, "_bulk", lambda run_ids, metric: [])
+    monkeypatch.setattr(reading, "bulk_history", lambda run_ids, metric: [])
     one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
     for name, table in whole.frames().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)

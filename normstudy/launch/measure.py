@@ -19,8 +19,7 @@ from normstudy.evaluate import evaluate
 from normstudy.experiment import Experiment
 from normstudy.model import DigitNet
 from normstudy.provenance import require_archives, usable_cores
-from normstudy.report.read import read_artifact_of
-from normstudy.report.runs import without_measure
+from normstudy.report.read import read_artifact, without_measure
 from normstudy.robustness import calibration, shift_table, shifted, zero_share
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking.run import write_json
@@ -79,7 +78,7 @@ def trained(config: TrainConfig, run_id: str) -> DigitNet:
             raise ValueError("it doesn't hold the weights of this network") from error
         return model.to(memory_format=MEMORY_FORMAT)
 
-    return read_artifact_of(run_id, Artifact.WEIGHTS, network)
+    return read_artifact(run_id, Artifact.WEIGHTS, network)
 
 
 def log(run_id: str, tables: Measured) -> None:

@@ -16,7 +16,7 @@ from normstudy.report import pages
 from normstudy.report.collect import tables_of
 from normstudy.report.compare import counted
 from normstudy.report.errors import grid_name, with_grid
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import finished_trials
 from normstudy.report.tables import Tables
 from normstudy.report.text import parts_of, plain, shown
 
@@ -28,13 +28,19 @@ ERRORS = "Which images does every network get wrong, and which only one norm's?"
 
 
 def report(
-    experiment: Experiment, *, parent_id: str | None, out: Path, readme: Path | None = None, export: Path | None = None
+    experiment: Experiment,
+    *,
+    parent_id: str | None,
+    out: Path,
+    readme: Path | None = None,
+    export: Path | None = None,
+    allow_dirty: bool = False,
 ) -> None:
     """Read the runs of an experiment; write its tables, figures and page to `out`; fill `readme`; keep the tables
     in `export`, below the experiment's name.
 
     Raises `ConfigError` for a folder that can't be written, before anything is read, and `ReportError`, and writes
-    nothing, unless every configuration has a finished run.
+    nothing, unless every configuration has a finished run, and for an export of runs whose code no commit has.
     """
     require_outputs(out=out, readme=readme, export=export)
     # a server may have chosen the name
@@ -45,6 +51,10 @@ def report(
         experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=kind.measures()
     )
     tables = tables_of(kind, experiment.name, records, parts=experiment.parts)
+    dirty = tables.provenance.loc[tables.provenance["git_dirty"] == "true", "run_id"]
+    if export is not None and len(dirty) and not allow_dirty:
+        what = f"{len(dirty)} of {counted(len(records), 'run')} were made with changes that no commit has"
+        raise ReportError(f"export={one_line(str(export))}: {what}, such as {dirty.iloc[0]}; --allow-dirty keeps them")
     filled = fill(readme, render(tables, figures_at=out)) if readme else ""
     write(tables, drawn(experiment.name, tables), out)
     if export is not None:

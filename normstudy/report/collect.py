@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from normstudy.errors import one_line
 from normstudy.figures import ten_worst
 from normstudy.provenance import archives, unpacked
 from normstudy.report.compare import finished
 from normstudy.report.errors import pictured
 from normstudy.report.read import TrialRecord
 from normstudy.report.tables import ErrorTables, T, Tables, image_table
+from normstudy.report.validation import PROVENANCE
 from normstudy.tracking import Measure, Metric
 
 LAST = {
@@ -29,6 +31,7 @@ def tables_of(
     """The tables of this kind that are exported of these runs."""
     results = pd.DataFrame([_result(study, record) for record in records])
     tables = Tables(
+        provenance=pd.DataFrame([_provenance(record) for record in records]),
         results=results,
         epochs=stacked([record.epochs.reset_index() for record in records], results),
         misclassified=stacked([record.misclassified for record in records], results),
@@ -81,6 +84,11 @@ def _result(study: str, record: TrialRecord) -> dict[str, object]:
         "stack": record.stack,
         "cores": record.cores,
     }
+
+
+def _provenance(record: TrialRecord) -> dict[str, str]:
+    known = {name: one_line(record.tags.get(tag, "")) or "unknown" for name, tag in PROVENANCE.items()}
+    return {"run_id": record.run_id, **known}
 
 
 def stacked(tables: Sequence[pd.DataFrame], results: pd.DataFrame) -> pd.DataFrame:

@@ -293,7 +293,7 @@ def render(name: str, tables: Tables, figures: Collection[str]) -> str:
     table = page.table(tables)
     lines += ["## What came out", "", *([table, "", *found] if page.table_first else [*found, "", table]), ""]
     lines += [f"![{caption(figure)}]({figure}.png)\n" for figure in figures]
-    lines += ["## Run it again", "", size(tables), ""]
+    lines += ["## Run it again", "", size(tables), "", code(tables), ""]
     if "Command" in parts:
         lines += [*fenced(parts["Command"].split(", then ")), ""]
     return "\n".join(lines)
@@ -314,6 +314,17 @@ def size(tables: Tables) -> str:
     took = f"{hours(tables):.1f} hours" if hours(tables) >= 1 else f"{60 * hours(tables):.1f} minutes"
     cores = answers.counted(int(rows["cores"].max()), "CPU core")
     return f"{answers.counted(len(rows), 'run')}{diverged}. Their epochs took {took}, {together}, with {cores} to use."
+
+
+def code(tables: Tables) -> str:
+    """Which commits the runs were made of, for whoever runs them again."""
+    rows, found = tables.provenance, []
+    for (commit, dirty), runs in rows.groupby(["git_commit", "git_dirty"], sort=False):
+        tree = {"true": ", changed tree", "false": ", clean tree"}.get(dirty, "")
+        what = "unknown" if commit == "unknown" else f"commit {commit[:7]}{tree}"
+        some = f" for {len(runs)} of {answers.counted(len(rows), 'run')}"
+        found.append(what + (some if len(runs) < len(rows) or commit == "unknown" else ""))
+    return f"Code: {'; '.join(found)}."
 
 
 def caption(figure: str) -> str:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from normstudy.config import TrainConfig
-from normstudy.errors import ReportError, one_line
+from normstudy.errors import ConfigError, ReportError, one_line
 from normstudy.files import write_atomically
-from normstudy.report.table_checks import TEST_IMAGES as TEST_IMAGES
-from normstudy.report.table_checks import read_parts, read_table, require_whole
+from normstudy.report.validation import read_table, require_same_runs
 from normstudy.tracking import Measure
 
 PARTS = "experiment.json"
+TEST_IMAGES = 10_000
 T = TypeVar("T", bound="Tables")
 
 
@@ -27,12 +27,14 @@ class Tables:
 
     A group is the runs that are the same but for the seed; the column `group` has its label, and with the seed it names
     the run. A run that diverged has the step in `diverged_at` and no numbers. `parts` is what the experiment's file
-    says of it. `misclassified` is empty but in `ErrorTables`.
+    says of it. `misclassified` is empty but in `ErrorTables`. `provenance` has the code, data and machine of each run,
+    "unknown" where the run doesn't say.
     """
 
     results: pd.DataFrame
     epochs: pd.DataFrame
     misclassified: pd.DataFrame
+    provenance: pd.DataFrame
     parts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -63,8 +65,8 @@ class Tables:
     def load(cls: type[T], folder: Path) -> T:
         """What `save` wrote, to the digit.
 
-        Raises `ReportError` where one of its tables is missing, and for a file that `save` didn't write, or not as it
-        is now: cut off, without a column, with a row that is no run's.
+        Raises `ReportError` where one of its tables is missing, and for a file that `save` didn't write: without a
+        column, with a row that is no run's.
         """
         paths = {name: folder / f"{name}.csv" for name in cls.names()}
         if missing := [path.name for path in paths.values() if not path.is_file()]:
@@ -72,9 +74,13 @@ class Tables:
                 f"{one_line(str(folder))}: holds no whole export of an experiment: {missing[0]} is missing"
             )
         frames = {name: read_table(path) for name, path in paths.items()}
-        require_whole(frames, folder)
-        parts = folder / PARTS
-        return cls(**frames, parts=read_parts(parts) if parts.is_file() else {})
+        require_same_runs(frames, folder)
+        tables = cls(**frames, parts=read_parts(folder / PARTS))
+        try:
+            tables.configs()
+        except ConfigError as error:
+            raise ReportError(f"{one_line(str(paths['results']))}: {error}") from None
+        return tables
 
     def configs(self) -> list[TrainConfig]:
         """The configuration of each run."""
@@ -119,6 +125,17 @@ class CalibrationTables(Tables):
     reliability: pd.DataFrame
 
 
+def read_parts(path: Path) -> dict[str, str]:
+    """What the experiment's file says of it. Raises `ReportError` for a file that `Tables.save` didn't write."""
+    try:
+        parts = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{one_line(str(path))}: no JSON: {one_line(str(error))}") from None
+    if not isinstance(parts, dict) or not all(isinstance(text, str) for text in parts.values()):
+        raise ReportError(f"{one_line(str(path))}: no JSON object whose values are text")
+    return parts
+
+
 def no_formula(text: Any) -> Any:
     """A cell of a CSV that spreadsheets show and don't compute."""
     return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
@@ -141,7 +158,10 @@ def pixels(images: pd.DataFrame, indices: Sequence[int]) -> list[np.ndarray]:
     texts = images.set_index("index")["pixels"]
     if missing := [index for index in indices if index not in texts.index]:
         raise ReportError(f"images.csv has no image {missing[0]}, which is to be shown")
-    return [np.frombuffer(bytes.fromhex(texts[index]), np.uint8).reshape(28, 28) for index in indices]
+    try:
+        return [np.frombuffer(bytes.fromhex(texts[index]), np.uint8).reshape(28, 28) for index in indices]
+    except ValueError:
+        raise ReportError("images.csv: pixels are not 28 x 28 of two hexadecimal digits") from None
 
 
 def image_table(pictures: Mapping[int, np.ndarray]) -> pd.DataFrame:

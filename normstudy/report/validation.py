@@ -1,17 +1,20 @@
-"""What comes from a server, checked before it is used: whoever may write there chooses it."""
+"""What is read, checked before it is used: of a server's all, as whoever may write there chooses it; of an export's
+files that they are there, with their columns, and of the same runs."""
 
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from normstudy.config import ADDED, TrainConfig
 from normstudy.errors import ReportError, one_line
-from normstudy.tracking import Measure
+from normstudy.tracking import Measure, Metric, Tag
 
 # of a table: each column's kinds of number and its highest value, the lowest is 0; or the words that may stand in it
 Columns = Mapping[str, tuple[str, int | float] | frozenset[str]]
@@ -52,7 +55,6 @@ MEASURES: Mapping[Measure, Columns] = {
         "accuracy": SHARE,
     },
 }
-NO_ERRORS = json.dumps({"columns": [*COLUMNS], "data": []}).encode()
 KINDS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
 
 
@@ -113,3 +115,68 @@ def logged_image(content: bytes) -> np.ndarray:
     except Exception as error:  # what a decoder raises for damaged content has no common type
         raise ValueError("it is no PNG that can be read") from error
     raise ValueError("it is not 28 x 28 grey pixels")
+
+
+PROVENANCE = {  # columns of an export, and the tags of a run that they come from
+    "git_commit": Tag.GIT_COMMIT,
+    "git_dirty": Tag.GIT_DIRTY,
+    "data_digest": Tag.DATA_DIGEST,
+    "device": Tag.DEVICE,
+    "torch": Tag.TORCH,
+    "processor": Tag.PROCESSOR,
+}
+IDENTITY = ("variant", "group", "run_id", "seed")  # of a run
+# the keys of runs are without the settings in ADDED at their defaults, and so may an old export be
+SETTINGS = [name for name in TrainConfig.model_fields if name not in ("seed", "device", *ADDED)]
+OF_FINISHED = ("test_accuracy", "test_loss", "train_accuracy", "errors")  # numbers that a run that diverged has not
+OF_RUN = (
+    "parameters",
+    "val_accuracy",
+    "val_loss",
+    "diverged_at",
+    "seconds_per_epoch",
+    "side_by_side",
+    "stack",
+    "cores",
+)
+EXPORTED: Mapping[str, tuple[str, ...]] = {
+    "results": ("study", *IDENTITY, *SETTINGS, *OF_FINISHED, *OF_RUN),
+    "epochs": ("epoch", *(metric for metric in Metric if not metric.startswith("val/")), *IDENTITY),
+    "misclassified": (*COLUMNS, *IDENTITY),
+    "provenance": ("run_id", *PROVENANCE),
+    "images": ("index", "pixels"),
+    **{str(measure): (*columns, *IDENTITY) for measure, columns in MEASURES.items()},
+}
+TEXTS = {"study", "variant", "group", "run_id", "pixels", "statistics", "corruption", *PROVENANCE} | {
+    name for name, field in TrainConfig.model_fields.items() if field.annotation not in (int, float)
+}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table as `Tables.save` wrote it. Raises `ReportError` for a file that is none, or a column that is missing or
+    has text among its numbers."""
+    try:
+        types = dict.fromkeys(TEXTS, str)
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=types, index_col=False, low_memory=False)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ReportError(f"{one_line(str(path))}: no table of an export: {one_line(str(error))}") from None
+    for name in EXPORTED[path.stem]:
+        if name not in table:
+            raise ReportError(f"{one_line(str(path))}: it has no column {name}")
+        if name not in TEXTS and len(table) and table[name].dtype.kind not in "iuf":
+            raise ReportError(f"{one_line(str(path))}: {name} is not a number in every row")
+    return table
+
+
+def require_same_runs(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Raises `ReportError` unless results.csv has each run once, with its numbers, and the others have these runs."""
+    results, diverged = tables["results"], tables["results"]["diverged_at"].notna()
+    once = len(results) and not results.duplicated("run_id").any() and not results.duplicated(["group", "seed"]).any()
+    if not once or results.loc[~diverged, [*OF_FINISHED]].isna().any(axis=None):
+        raise ReportError(f"{one_line(str(folder / 'results.csv'))}: not a row for each run, with its results")
+    for name, table in tables.items():
+        who = [column for column in IDENTITY if column in table]
+        same = pd.MultiIndex.from_frame(table[who]).isin(pd.MultiIndex.from_frame(results[who])) if who else True
+        lacking = set(results["run_id"][~diverged]) - set(table["run_id"]) if who and name != "misclassified" else ()
+        if lacking or not np.all(same):
+            raise ReportError(f"{one_line(str(folder / name))}.csv: its runs are not those of results.csv")

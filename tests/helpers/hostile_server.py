@@ -17,8 +17,7 @@ from helpers.artifacts import ROW, picture, table
 from helpers.project import using
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.report.read import LARGEST
-from normstudy.report.runs import finished_trials
+from normstudy.report.read import LARGEST, finished_trials
 from normstudy.tracking import Artifact, Tag
 
 CONFIG = TrainConfig(epochs=1)
@@ -65,6 +64,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Server
+
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -10,6 +10,7 @@ from helpers.project import PROJECT
 from normstudy.config import TrainConfig, group_labels
 from normstudy.experiment import load_experiment
 from normstudy.report.tables import ErrorTables, PenaltyTables, Tables, image_table
+from normstudy.report.validation import PROVENANCE
 from normstudy.tracking import Metric
 
 T = TypeVar("T", bound=Tables)
@@ -77,9 +78,15 @@ def made(
         results=pd.DataFrame(runs),
         epochs=pd.DataFrame(epochs),
         misclassified=pd.DataFrame(errors, columns=columns),
+        provenance=unknown_origin([run["run_id"] for run in runs]),
         images=image_table(shown),
         parts=parts or {},
     )
+
+
+def unknown_origin(run_ids: Sequence[Any]) -> pd.DataFrame:
+    """The provenance of runs that say nothing."""
+    return pd.DataFrame({"run_id": run_ids, **dict.fromkeys(PROVENANCE, "unknown")})
 
 
 def of_kind(kind: type[T], tables: Tables, **more: pd.DataFrame) -> T:
