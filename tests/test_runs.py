@@ -74,36 +74,27 @@ def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_wri
     assert not (tmp_path / "report").exists()
 
 
-def test_history_with_a_hole_is_refused(store: str) -> None:
-    config = TrainConfig(epochs=4)
-    copy_of_a_run(config, steps=[1, 2, 4])
+def test_history_with_a_hole_and_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
+    hole, other = TrainConfig(epochs=4), TrainConfig(epochs=1)
+    copy_of_a_run(hole, steps=[1, 2, 4])
     with pytest.raises(ReportError, match="has no value at epoch 3"):
-        finished_trials([config], None)
-
-
-def test_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
-    config = TrainConfig(epochs=1)
-    copy_of_a_run(config, steps=[1], accuracy=0.989)
+        finished_trials([hole], None)
+    copy_of_a_run(other, steps=[1], accuracy=0.989)
     with pytest.raises(ReportError, match="0 misclassified images, its accuracy says 100"):
-        finished_trials([config], None)
+        finished_trials([other], None)
 
 
-def test_step_logged_twice_counts_once_with_its_newest_value(store: str) -> None:
-    config = TrainConfig(epochs=2)
-    run_id = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
-    mlflow.MlflowClient().log_metric(run_id, Metric.TRAIN_LOSS, 7.0, step=1, timestamp=99)
-    [record] = finished_trials([config], None)
-    assert record.epochs[Metric.TRAIN_LOSS].tolist() == [7.0, pytest.approx(1.0)]
-
-
-def test_newest_finished_run_is_taken_over_older_and_unfinished_ones(store: str) -> None:
-    config = TrainConfig(epochs=2)
+def test_newest_finished_run_is_taken_and_of_a_step_logged_twice_the_newest_value(store: str) -> None:
+    config, client = TrainConfig(epochs=2), mlflow.MlflowClient()
     copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
     time.sleep(0.01)
     newest = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    client.log_metric(newest, Metric.TRAIN_LOSS, 7.0, step=1, timestamp=99)
     time.sleep(0.01)
-    mlflow.MlflowClient().create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
-    assert [record.run_id for record in finished_trials([config], None)] == [newest]
+    client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
+    [record] = finished_trials([config], None)
+    assert record.run_id == newest
+    assert record.epochs[Metric.TRAIN_LOSS].tolist() == [7.0, pytest.approx(1.0)]
 
 
 def diverged_run(config: TrainConfig, *, step: int, epochs: int) -> str:
@@ -137,25 +128,15 @@ def test_diverged_run_has_its_step_its_whole_epochs_and_no_result(store: str, st
     assert run_id not in set(tables.misclassified["run_id"])
 
 
-def test_diverged_run_is_refused_where_none_may_diverge(store: str) -> None:
-    config = TrainConfig(lr=3.0, **SMALL)
-    diverged_run(config, step=5, epochs=0)
-    with pytest.raises(ReportError, match=r"GN is FAILED \(run [0-9a-f]{32}: Diverged: .* not finite at step 5\)"):
-        finished_trials([config], None)
-
-
-def test_run_that_failed_for_another_reason_is_refused_even_where_one_may_diverge(store: str) -> None:
-    config = TrainConfig(lr=3.0, **SMALL)
-    run_id = diverged_run(config, step=5, epochs=0)
-    mlflow.MlflowClient().delete_tag(run_id, Tag.FAILURE_STEP)
-    with pytest.raises(ReportError, match=f"GN is FAILED .run {run_id}"):
-        finished_trials([config], None, may_diverge=True)
-
-
-def test_diverged_run_that_lacks_an_epoch_before_its_step_is_refused(store: str) -> None:
+def test_run_that_failed_is_refused_unless_it_diverged_where_one_may_and_has_its_epochs(store: str) -> None:
     config = TrainConfig(lr=3.0, **SMALL)
     run_id = diverged_run(config, step=STEPS + 1, epochs=0)
+    with pytest.raises(ReportError, match=rf"GN is FAILED \(run {run_id}: Diverged: .* at step {STEPS + 1}\)"):
+        finished_trials([config], None)
     with pytest.raises(ReportError, match=f"run {run_id}: train/loss has no value at epoch 1"):
+        finished_trials([config], None, may_diverge=True)
+    mlflow.MlflowClient().delete_tag(run_id, Tag.FAILURE_STEP)
+    with pytest.raises(ReportError, match=f"GN is FAILED .run {run_id}"):
         finished_trials([config], None, may_diverge=True)
 
 

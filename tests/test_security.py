@@ -45,11 +45,6 @@ def test_names_of_images_made_from_a_hostile_table_are_never_asked_for(server: S
     assert not any("evil" in line for line in server.requests)
 
 
-def test_an_artifact_too_large_is_refused(server: Server) -> None:
-    server.artifacts[Artifact.MISCLASSIFIED] = b" " * (2**23 + 1)
-    refused(f"run {RUN_ID}: artifact misclassified/table.json: it is larger than 8,388,608 bytes")
-
-
 @pytest.mark.parametrize("value", ["NaN", 1.7976931348623157e308, -1.7976931348623157e308, 1e999])
 def test_a_metric_that_is_not_finite_is_refused_by_name(server: Server, value: Any) -> None:
     server.value = value

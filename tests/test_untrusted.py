@@ -104,10 +104,5 @@ def test_a_measures_table_that_no_measure_logs_is_refused(
         logged_measure(measure)(measured(measure, **changed))
 
 
-def test_a_measures_table_of_another_measure_is_refused() -> None:
-    with pytest.raises(ValueError, match="its columns are not temperature, nll"):
-        logged_measure(Measure.CALIBRATION)(measured(Measure.WEIGHTS))
-
-
 def test_the_corruptions_that_are_let_in_are_those_that_are_measured() -> None:
     assert {"none", *shifts.CORRUPTIONS} == CORRUPTIONS
