@@ -130,7 +130,9 @@ class FakeServer(Server):
         with self.asked("log_metrics"):
             self._writable(run_id).points |= set(points)
 
-    def log_datasets(self, run_id: str, datasets: Sequence[Mapping[str, Any]]) -> None:
+    def log_datasets(  # type: ignore[override]  # that of `Server` is a wrapper of tenacity
+        self, run_id: str, datasets: Sequence[Mapping[str, Any]]
+    ) -> None:
         with self.asked("log_datasets"):
             self._writable(run_id).datasets = [*datasets]
 
