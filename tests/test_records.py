@@ -35,6 +35,8 @@ def snapshot(run_id: str) -> dict[str, object]:
     """All that the server has of a run, but for when and by whom."""
     client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
     models = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    assert run.inputs
+    assert run.outputs
     root = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=""))
     return {
         "status": run.info.status,
@@ -111,7 +113,7 @@ def test_a_trial_that_cannot_begin_to_train_leaves_no_run_open(store: str, monke
     assert (run.info.status, run.data.tags[Tag.FAILURE]) == ("FAILED", "MemoryError: too large")
 
 
-def leases(registry: Registry, stop_after: int | None) -> dict[str, object]:
+def leases(registry: Registry, stop_after: int | None) -> dict[str, Outcome]:
     """Train both seeds of the pair in lock-step; a stop comes after so many batches."""
     asked: list[None] = []
 
@@ -119,13 +121,13 @@ def leases(registry: Registry, stop_after: int | None) -> dict[str, object]:
         asked.append(None)
         return 15 if stop_after is not None and len(asked) > stop_after else None
 
-    return dict(worker.train_leased(registry, PAIR.configs, stop_signal=stop))
+    return worker.train_leased(registry, PAIR.configs, stop_signal=stop)
 
 
 def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
     store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    steps = SMALL["train_size"] // CONFIG.batch_size  # type: ignore[operator]
+    steps = SMALL["train_size"] // CONFIG.batch_size
     with pytest.raises(Interrupted):
         leases(open_registry(offline=False), stop_after=steps + 2)
     [other] = [run for run in all_runs() if run.data.params["seed"] == "1"]
@@ -144,11 +146,11 @@ def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
 
 def test_of_a_job_the_trials_that_another_process_has_are_left_to_it(store: str) -> None:
     connect()
-    first, second = (worker.Trial(key=config.trial_key, name="?", seeds=(config.seed,)) for config in PAIR.configs)
+    first, second = (Trial(key=config.trial_key, name="?", seeds=(config.seed,)) for config in PAIR.configs)
     lease = open_registry(offline=False).begin(second)
     assert isinstance(lease, Lease)
     refused = leases(open_registry(offline=False), stop_after=None)
-    assert [state for state, _ in refused.values()] == [TrialState.RUNNING]  # type: ignore[misc]
+    assert [state for state, _ in refused.values()] == [TrialState.RUNNING]
     lease.lock.release()
     statuses = {run.data.tags[Tag.TRIAL_KEY]: run.info.status for run in all_runs()}
     assert statuses == {first.key: "FINISHED", second.key: "RUNNING"}
