@@ -29,10 +29,10 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * way)) / 2
 
 
-def loss_of(model: DigitNet, config: TrainConfig, images: Tensor, labels: Tensor) -> Tensor:
+def loss_of(model: DigitNet, config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, and lambda times the sum of the absolute values of all weights or parameters."""
     summed = [p for name, p in model.named_parameters() if config.l1_on == "all" or is_decayed(name)]
-    cross_entropy = -functional.log_softmax(model(images), dim=1)[range(len(labels)), labels].mean()
+    cross_entropy = -functional.log_softmax(logits, dim=1)[range(len(labels)), labels].mean()
     return cross_entropy + config.l1 * torch.stack([p.abs().sum() for p in summed]).sum()
 
 
@@ -62,10 +62,12 @@ def test_ten_steps_are_those_of_the_formulas(settings: dict[str, object]) -> Non
     buffers: dict[str, Tensor] = {}
     for number in range(10):
         images, labels = torch.randn(4, 1, 28, 28, dtype=torch.float64), torch.randint(10, (4, 1))
-        step(images.contiguous(memory_format=MEMORY_FORMAT), labels)
+        _, _, hits = step(images.contiguous(memory_format=MEMORY_FORMAT), labels)
         schedule.step()
+        logits = reference(images)
+        assert hits == (logits.argmax(dim=1, keepdim=True) == labels).sum()
         parameters = dict(reference.named_parameters())
-        loss = loss_of(reference, config, images, labels.squeeze(1))
+        loss = loss_of(reference, config, logits, labels.squeeze(1))
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         rate = one_cycle(number, 10, config.lr, config.warmup)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
