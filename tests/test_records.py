@@ -13,7 +13,7 @@ from normstudy.errors import Diverged, Interrupted, StudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Registry
+from normstudy.launch.registry import Outcome, Registry, Trial
 from normstudy.launch.state import TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.read import finished_trials
