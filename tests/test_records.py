@@ -13,8 +13,8 @@ from normstudy.errors import Diverged, Interrupted, StudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Outcome, Registry, Trial
-from normstudy.launch.state import TrialState
+from normstudy.launch.registry import Registry, Trial
+from normstudy.launch.state import Outcome, TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.read import finished_trials
 from normstudy.tracking import Metric, Tag
