@@ -1,10 +1,10 @@
 """GroupNorm, LayerNorm, or BatchNorm with L1: which, and by how much?
 
-Bet: no pair differs by more than 0.1 points; in the mean over seeds LN and GN stand before BN + L1.
+Prediction: no pair differs by more than 0.1 points; in the mean over seeds LN and GN stand before BN + L1.
 Method: three variants of one network, ten paired seeds: a seed gives every variant the same initial convolution
 weights, the same order of the images and the same augmentation. 60,000 training images, 20 epochs, the last one
 counts.
-Reduced: nothing.
+Scale-down: nothing.
 Command: python -m normstudy study experiments/assignment.py --stack 5
 """
 

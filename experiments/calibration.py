@@ -1,9 +1,10 @@
 """Do the networks know how sure they are, and does one temperature mend what is wrong?
 
-Bet: after 20 epochs all three are over-confident, the temperature is above 1, and scaling brings NLL down a little.
+Prediction: after 20 epochs all three are over-confident, the temperature is above 1, and scaling brings NLL down a
+little.
 Method: negative log-likelihood and expected calibration error (15 bins) on the test images, before and after a
 temperature fitted on 6,000 held-out training images: Guo et al. 2017, "On Calibration of Modern Neural Networks".
-Reduced: nothing.
+Scale-down: nothing.
 Command: python -m normstudy study experiments/calibration.py --stack 5, then python -m normstudy measure
 experiments/calibration.py
 """

@@ -1,10 +1,10 @@
 """Does the ranking carry over to Fashion-MNIST?
 
-Bet: it does not: the pairs that differ, and their order, are others than on MNIST.
+Prediction: it does not: the pairs that differ, and their order, are others than on MNIST.
 Method: the assignment's three variants and ten paired seeds, the same recipe, chosen for digits, on Fashion-MNIST
-(Xiao, Rasul and Vollgraf 2017), by torchvision's loader from the folder that NORMSTUDY_FASHION names; Debian's
-package dataset-fashion-mnist brings the files.
-Reduced: to 4 epochs.
+(Xiao, Rasul and Vollgraf 2017), by torchvision's loader from the folder that NORMSTUDY_FASHION names; Debian's package
+dataset-fashion-mnist brings the files.
+Scale-down: to 4 epochs.
 Command: NORMSTUDY_FASHION=FOLDER python -m normstudy study experiments/fashion.py --stack 5
 """
 

@@ -1,9 +1,10 @@
 """What does more arithmetic for the same weights bring? The assignment on the network chosen after it.
 
-Bet: no pair differs by more than 0.1 points; every variant reaches 99.50 % in the mean over seeds, the best 99.55 %.
+Prediction: no pair differs by more than 0.1 points; every variant reaches 99.50 % in the mean over seeds, the best
+99.55 %.
 Method: the assignment's three variants and ten paired seeds, 20 epochs, the last one counts, on the network and with
 the recipe that 6,000 held-out training images chose (experiments/fine_networks.py) when the assignment had been run.
-Reduced: nothing.
+Scale-down: nothing.
 Command: python -m normstudy study experiments/fine.py --stack 5
 """
 

@@ -1,9 +1,10 @@
 """How many groups should GroupNorm have, from 1, which is LayerNorm, to one a channel, which is InstanceNorm?
 
-Bet: from 1 to 8 groups accuracy stays within 0.1 points; InstanceNorm is worse, as it erases how strong a channel is.
+Prediction: from 1 to 8 groups accuracy stays within 0.1 points; InstanceNorm is worse, as it erases how strong a
+channel is.
 Method: GN with 1, 2, 4 and 8 groups in every layer (the first layer has 8 channels, so 8 is one a channel there), LN
 and IN as the ends. GN with one group and LN are the same layer: equal numbers are a check.
-Reduced: to 4 epochs.
+Scale-down: to 4 epochs.
 Command: python -m normstudy study experiments/groups.py --stack 5
 """
 

@@ -1,9 +1,9 @@
 """In which range of learning rates does each norm train, and after how many epochs does it pass 99 %?
 
-Bet: every norm widens the range at its upper end against none at all; BatchNorm bears the largest rates.
-Method: peak learning rates from 0.003 to 3 in half-decades for BN, GN, LN, IN and none, one-cycle over 2 epochs of
-all 60,000 images. "Trains" means 98 % or more at the last epoch.
-Reduced: to 2 epochs and 2 seeds: a range is known to half a decade only.
+Prediction: every norm widens the range at its upper end against none at all; BatchNorm bears the largest rates.
+Method: peak learning rates from 0.003 to 3 in half-decades for BN, GN, LN, IN and none, one-cycle over 2 epochs of all
+60,000 images. "Trains" means 98 % or more at the last epoch.
+Scale-down: to 2 epochs and 2 seeds: a range is known to half a decade only.
 Command: python -m normstudy study experiments/learning_rate.py --stack 2
 """
 

@@ -1,10 +1,10 @@
-"""Which one recipe suits all three norms? Chosen on 6,000 held-out training images; the test set has no say.
+"""Which one recipe suits all three norms? Chosen on 6,000 held-out training images; the test set is not used.
 
-Command: python -m normstudy study experiments/recipe.py
-Bet: twice the steps, with batches of 32, beat another augmentation, as networks this small fit even the training
-images badly.
+Prediction: twice the steps, with batches of 32, beat another augmentation, as networks this small fit even the
+training images badly.
 Method: every norm gets the same tries: each recipe once, 20 epochs, on the network of experiments/networks.py. The
 rule, fixed before: the lowest held-out loss, mean of the three variants; for lambda, BatchNorm's own.
+Command: python -m normstudy study experiments/recipe.py
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """What does half the budget cost? A network under 4,000 parameters.
 
-Bet: 99.45 % or more, mean of ten seeds.
+Prediction: 99.45 % or more, mean of ten seeds.
 Method: the network and the recipe chosen for this size on held-out images (experiments/small_recipe.py, then
 experiments/small_networks.py), ten paired seeds, 20 epochs, the last one counts. The variant with the lowest held-out
-loss there, GN, is the one that the bet is about; the other two stand beside it.
-Reduced: nothing.
+loss there, GN, is the one that the prediction is about; the other two stand beside it.
+Scale-down: nothing.
 Command: python -m normstudy study experiments/small.py --stack 5
 """
 

@@ -1,10 +1,10 @@
 """Does a network of half the size want a recipe of its own? Chosen on 6,000 held-out training images.
 
-Command: python -m normstudy study experiments/small_recipe.py
-Bet: with fewer weights, weaker augmentation wins: the network can't fit even what it is shown now.
+Prediction: with fewer weights, weaker augmentation wins: the network can't fit even what it is shown now.
 Method: the network `small`, every norm with the same tries: each recipe once, 20 epochs, the large network's recipe
 first. The rule, fixed before: the lowest held-out loss, mean of the three variants, gives the recipe; with it, the
 variant with the lowest held-out loss is the one that experiments/small.py trains.
+Command: python -m normstudy study experiments/small_recipe.py
 """
 
 from typing import Any

@@ -32,7 +32,7 @@ Kind = Literal[  # a row of `KINDS` in report/pages.py
     "shift",
     "calibration",
 ]
-STRICT = ConfigDict(strict=True)
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -4,11 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.tables import made, measured, of_kind, steady, trials
+from helpers.tables import made, measured, of_kind, said, steady, trials
 
 from normstudy.config import TrainConfig
-from normstudy.report import robustness as behaviour
-from normstudy.report.compare import NOT_COMPARED
+from normstudy.report import robustness
 from normstudy.report.tables import CalibrationTables, ShiftTables
 
 NORMS = {"bn": 0.5, "gn": 0.7, "ln": 0.7, "in": 0.65, "none": 0.4}
@@ -36,7 +35,7 @@ def shifted(*, seeds: int = 5) -> ShiftTables:
 
 
 def test_shifted_means_average_corruptions_and_severities_without_the_clean_images() -> None:
-    means = behaviour.shifted_means(shifted())
+    means = robustness.shifted_means(shifted())
     assert means.columns.tolist() == ["BN", "BN, re-estimated", "GN", "LN", "IN", "NONE"]
     # (0.6 + 0.4 + 0.5 + 0.3) / 4 of BN's seed 0
     expected = {"BN": 0.45, "BN, re-estimated": 0.55, "GN": 0.65, "LN": 0.65, "IN": 0.6, "NONE": 0.35}
@@ -45,13 +44,13 @@ def test_shifted_means_average_corruptions_and_severities_without_the_clean_imag
 
 
 def test_shift_ranks_compares_with_bn_as_trained_and_names_the_hardest_corruption() -> None:
-    found = behaviour.shift(shifted())
+    found = said("shift", shifted())
     assert found[0] == (
         "Mean accuracy over 2 corruptions, severities 1 to 5, n = 5 seeds each: GN 65.2 %, LN 65.2 %, IN 60.2 %, "
         'BN, re-estimated 55.2 %, BN 45.2 %, NONE 35.2 % ("re-estimated": with mean and variance of the shifted '
         "images)."
     )
-    pairs = [(pair.a, pair.b) for pair in behaviour.shift_pairs(shifted())]
+    pairs = [(pair.a, pair.b) for pair in robustness.shift_pairs(shifted())]
     assert pairs == [(name, "BN") for name in ("BN, re-estimated", "GN", "LN", "IN", "NONE")]
     assert found[2].startswith("BN, re-estimated minus BN +10.00 points (")
     # at severity 5 of rotation: GN 0.5 + 0.002 in the mean, NONE 0.2 + 0.002
@@ -59,9 +58,9 @@ def test_shift_ranks_compares_with_bn_as_trained_and_names_the_hardest_corruptio
 
 
 def test_shift_of_one_seed_is_not_compared() -> None:
-    found = behaviour.shift(shifted(seeds=1))
+    found = said("shift", shifted(seeds=1))
     assert found[0].startswith("Mean accuracy over 2 corruptions, severities 1 to 5, n = 1 seed each: GN 65.0 %, ")
-    assert found[1] == NOT_COMPARED
+    assert found[1].startswith("No comparison: it needs two seeds or more")
     assert len(found) == 3
 
 
@@ -81,7 +80,7 @@ def calibrated(temperatures: dict[str, list[float]], *, seeds: int = 3) -> Calib
 
 
 def test_confidence_is_judged_by_the_interval_of_the_temperature() -> None:
-    found = behaviour.calibration(calibrated({"gn": [1.2, 1.3, 1.1], "ln": [0.9, 0.8, 0.7], "bn": [0.9, 1.3, 1.1]}))
+    found = said("calibration", calibrated({"gn": [1.2, 1.3, 1.1], "ln": [0.9, 0.8, 0.7], "bn": [0.9, 1.3, 1.1]}))
     assert [text.split(" (")[0] for text in found] == [
         "GN is over-confident: temperature 1.20",
         "LN is under-confident: temperature 0.80",
@@ -94,12 +93,12 @@ def test_confidence_is_judged_by_the_interval_of_the_temperature() -> None:
 
 
 def test_one_network_is_not_called_over_or_under_confident() -> None:
-    [text, *_] = behaviour.calibration(calibrated({"gn": [1.2], "ln": [0.8], "bn": [1.0]}, seeds=1))
+    [text, *_] = said("calibration", calibrated({"gn": [1.2], "ln": [0.8], "bn": [1.0]}, seeds=1))
     assert text.startswith("GN is one network, too few to tell over- from under-confident: temperature 1.20 (n = 1); ")
 
 
 def test_reliability_names_how_many_images_the_temperature_was_fitted_on() -> None:
     tables = calibrated({norm: [1.0, 1.1, 1.2] for norm in ("gn", "ln", "bn")})
     tables = replace(tables, results=tables.results.assign(val_size=500))
-    title = " ".join(behaviour.calibration_figures(tables)["reliability"].get_suptitle().split())
+    title = " ".join(robustness.calibration_figures(tables)["reliability"].get_suptitle().split())
     assert "temperature fitted on 500 held-out training images" in title

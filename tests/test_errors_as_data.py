@@ -1,101 +1,116 @@
-"""Which test images defeat which norm, in words and captions, from tables made by hand."""
+"""Which test images are misclassified by all runs and which by one group alone, from tables made by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.tables import made
 
 from normstudy.config import TrainConfig
 from normstudy.data import load_images
 from normstudy.provenance import archives, unpacked
-from normstudy.report import collect
-from normstudy.report import errors as errors_as_data
+from normstudy.report import collect, errors, pages
 from normstudy.report.tables import ErrorTables, pixels
 
 CONFIGS = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
-# 3520's label is in dispute and 6651 should be a 6; 100 to 111 defeat GN alone, 104 both of its seeds
+# 3520's label is in dispute and 6651 should be a 6; GN alone gets 100 to 111 wrong, 104 with both of its seeds
 WRONG = {
     ("gn", 0): [7, 3520, 6651, *range(100, 112)],
     ("gn", 1): [7, 3520, 6651, 104],
     ("bn", 0): [7, 3520, 6651],
     ("bn", 1): [7, 3520, 6651],
 }
+NOTHING: dict[tuple[str, int], list[int]] = {run: [] for run in WRONG}
 
 
 def tables_of(wrong: dict[tuple[str, int], list[int]]) -> ErrorTables:
-    return made(CONFIGS, lambda config: 0.99, wrong=lambda config: wrong[config.norm, config.seed])
+    configs = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm, seed in wrong]  # type: ignore[arg-type]
+    return made(configs, lambda config: 0.99, wrong=lambda config: wrong[config.norm, config.seed])
 
 
 def captions(tables: ErrorTables, name: str) -> list[str]:
-    return [tile.get_title() for tile in errors_as_data.error_figures(tables)[name].axes if tile.get_title()]
+    return [tile.get_title() for tile in errors.error_figures(tables)[name].axes if tile.get_title()]
 
 
-def test_errors_counts_what_defeats_all_and_what_defeats_one_group_alone() -> None:
-    found = errors_as_data.errors(tables_of(WRONG))
+def test_shares_are_of_the_seeds_of_each_group_even_of_one_without_an_error() -> None:
+    shares = errors.shares(tables_of({("ln", 0): [], **WRONG}))
+    assert shares.columns.tolist() == ["LN", "GN", "BN"]
+    assert shares.loc[[7, 100, 104]].to_numpy().tolist() == [[0, 1, 1], [0, 0.5, 0], [0, 1, 0]]
+    assert errors.shares(tables_of(NOTHING)).empty
+
+
+def test_common_images_are_wrong_with_every_seed_of_every_group() -> None:
+    assert errors.common(errors.shares(tables_of(WRONG))) == [7, 3520, 6651]
+    assert errors.common(errors.shares(tables_of(WRONG | {("bn", 1): [7]}))) == [7]
+    assert errors.common(errors.shares(tables_of(NOTHING))) == []
+
+
+def test_unique_images_are_wrong_with_one_group_alone_the_most_agreed_first_then_by_place() -> None:
+    shares = errors.shares(tables_of(WRONG | {("bn", 0): [7, 3520, 6651, 111]}))
+    assert errors.unique_to(shares, "GN").index.tolist() == [104, *range(100, 104), *range(105, 111)]
+    assert errors.unique_to(shares, "BN").empty  # a seed of GN gets 111 wrong, too
+
+
+def test_overlap_counts_images_by_the_groups_of_which_more_than_half_errs_the_largest_first() -> None:
+    counts = errors.overlap(errors.shares(tables_of(WRONG)))  # of 100, exactly half of GN: no majority
+    assert counts.index.names == ["GN", "BN"]
+    assert list(counts.items()) == [((True, True), 3), ((True, False), 1)]
+
+
+def test_accuracy_on_a_class_is_a_mean_over_seeds() -> None:
+    accuracy = errors.accuracy_by_class(tables_of(WRONG))  # image i is a digit i % 10
+    assert accuracy.columns.tolist() == list(range(10))
+    assert accuracy.loc["GN", [0, 7]].tolist() == pytest.approx([1 - 4 / 2 / 980, 1 - 3 / 2 / 1028])
+    assert accuracy.loc["BN", [0, 7, 9]].tolist() == pytest.approx([1 - 1 / 980, 1 - 1 / 1028, 1])
+    assert (errors.accuracy_by_class(tables_of(NOTHING)) == 1).to_numpy().all()
+
+
+def test_confusions_are_ranked_by_the_mean_of_the_groups_means_then_by_their_classes() -> None:
+    wrong = {("gn", 0): [3, 14, 24], ("bn", 0): [13, 5], ("bn", 1): [23, 33]}
+    table = errors.confusions(tables_of(wrong))
+    assert table.columns.tolist() == ["true", "predicted", "GN", "BN"]
+    assert table.to_numpy().tolist() == [[3, 4, 1, 1.5], [4, 5, 2, 0], [5, 6, 0, 0.5]]
+    assert len(errors.confusions(tables_of(wrong), top=1)) == 1
+
+
+def test_findings_count_what_all_get_wrong_one_group_alone_and_chance() -> None:
+    found = pages.findings(tables_of(WRONG))
     # 3 images x 4 runs are 12 of 25 errors
     assert found[0] == (
         "Of 10,000 test images at least one of the 4 runs gets 15 wrong, and all runs get 3 wrong: 48 % of all errors. "
         "Human raters rejected the labels of 15 test images (Northcutt et al. 2021), of which 2 are among the 3."
     )
-    assert found[1] == (
-        "Images that seeds of one group alone get wrong: GN 12 (at most 2 of its 2 seeds agree on one); BN none."
-    )
+    assert found[1].endswith("wrong: GN 12 (at most 2 of its 2 seeds agree on one); BN none.")
     # 0 read as 1: of GN 3520, 100 and 110, then 3520; of BN 3520, twice
     assert found[2] == "The most frequent confusion is 0 read as 1, mean over seeds: GN 2.0, BN 1.0 images."
-
-
-def test_chance_is_what_half_of_a_groups_seeds_or_more_get_right() -> None:
     # GN: 11 images that one of its two seeds gets wrong, and 4 that both do: 5.5 of 9.5 a run
-    assert errors_as_data.chance(tables_of(WRONG)).endswith("mean over seeds: GN 5.5 of 9.5, BN 0.0 of 3.0.")
-    assert errors_as_data.chance(tables_of(WRONG | {("bn", 0): []})).endswith("GN 5.5 of 9.5, BN 1.5 of 1.5.")
+    assert found[4].endswith("mean over seeds: GN 5.5 of 9.5, BN 0.0 of 3.0.")
 
 
 def test_errors_without_a_common_image_or_without_any_are_told_in_whole_sentences() -> None:
-    nothing: dict[tuple[str, int], list[int]] = {run: [] for run in WRONG}
-    assert errors_as_data.errors(tables_of(nothing)) == ["None of the 4 runs misclassified a test image."]
-    found = errors_as_data.errors(tables_of(nothing | {("bn", 1): [4]}))
-    assert found[0] == "Of 10,000 test images at least one of the 4 runs gets 1 wrong, and none is wrong in all runs."
+    assert pages.findings(tables_of(NOTHING))[0] == "None of the 4 runs misclassified a test image."
+    found = pages.findings(tables_of(NOTHING | {("bn", 1): [4]}))
+    assert found[0].endswith("at least one of the 4 runs gets 1 wrong, and none is wrong in all runs.")
     assert found[1].endswith("GN none; BN 1 (at most 1 of its 2 seeds agree on one).")
 
 
-def test_captions_name_the_image_its_label_what_it_is_read_as_and_a_disputed_label() -> None:
-    assert captions(tables_of(WRONG), "errors_common") == [
-        "#7: 7, read as 8\n4 of 4 runs",
+def test_captions_name_the_image_its_label_the_two_most_frequent_readings_and_a_disputed_label() -> None:
+    tables = tables_of(WRONG)
+    tables.misclassified.loc[tables.misclassified["index"] == 7, "predicted"] = [1, 9, 9, 9]
+    assert captions(tables, "errors_common") == [
+        "#7: 7, read as 9 or 1\n4 of 4 runs",
         "#3520: 0, read as 1\n4 of 4 runs\nlabel in dispute",
         "#6651: 1, read as 2\n4 of 4 runs\nlabel wrong: raters say 6",
     ]
 
 
-def test_a_caption_names_the_two_most_frequent_readings() -> None:
+def test_a_groups_own_images_are_ten_at_most_and_pictured_are_exactly_the_images_that_are_shown() -> None:
     tables = tables_of(WRONG)
-    wrong = tables.misclassified
-    seventh = wrong["index"] == 7
-    wrong.loc[seventh, "predicted"] = [1, 9, 9, 9]
-    assert captions(tables, "errors_common")[0] == "#7: 7, read as 9 or 1\n4 of 4 runs"
-
-
-def test_a_groups_own_images_stand_with_the_most_agreed_first_and_ten_at_most() -> None:
-    tables = tables_of(WRONG)
-    figures = errors_as_data.error_figures(tables)
-    assert errors_as_data.unique_ten(tables, "GN") == [104, 100, 101, 102, 103, 105, 106, 107, 108, 109]
-    assert captions(tables, "errors_only_gn")[0] == "#104: 4, read as 5\n2 of 2 seeds"
-    assert len(captions(tables, "errors_only_gn")) == 10
-    title = " ".join(figures["errors_only_gn"].get_suptitle().split())
-    assert "the 10 of 12 on which most of its seeds agree" in title
-    assert figures["errors_only_bn"].texts[-1].get_text() == "none"
-    assert list(figures) == [
-        "errors_overlap",
-        "errors_by_class",
-        "confusions",
-        "errors_common",
-        "errors_only_gn",
-        "errors_only_bn",
+    assert [text.split(":")[0] for text in captions(tables, "errors_only_gn")] == [
+        f"#{index}" for index in (104, 100, 101, 102, 103, 105, 106, 107, 108, 109)
     ]
-
-
-def test_pictured_are_exactly_the_images_that_the_figures_show() -> None:
-    tables = tables_of(WRONG)
-    assert errors_as_data.pictured(tables) == {7, 3520, 6651, *range(100, 110)}
-    few = tables.images[tables.images["index"].isin(errors_as_data.pictured(tables))]
+    assert captions(tables, "errors_only_bn") == []
+    assert errors.pictured(tables) == {7, 3520, 6651, *range(100, 110)}
+    few = tables.images[tables.images["index"].isin(errors.pictured(tables))]
     assert [image[0, 0] for image in pixels(few, [7, 3520])] == [7, 3520 % 256]
 
 
@@ -103,20 +118,18 @@ def test_a_group_whose_lowest_seed_diverged_has_no_grid_and_the_others_have() ->
     def accuracy(config: TrainConfig) -> float | None:
         return None if (config.norm, config.seed) == ("gn", 0) else 0.99
 
-    diverged = made(CONFIGS, accuracy, wrong=lambda config: WRONG[config.norm, config.seed])
-    figures = errors_as_data.figures_of(diverged)
-    assert "misclassified_bn" in figures
+    figures = errors.figures_of(made(CONFIGS, accuracy, wrong=lambda config: WRONG[config.norm, config.seed]))
+    assert {"misclassified_bn", "errors_common"} <= set(figures)
     assert "misclassified_gn" not in figures
-    assert "errors_common" in figures
-    common = [tile.get_title() for tile in figures["errors_common"].axes]
-    assert [text.split(":")[0] for text in common[:3]] == ["#7", "#3520", "#6651"]  # that no error is of the lost run
-    assert list(errors_as_data.figures_of(made(CONFIGS, lambda config: None))) == ["shared_statistics"]
+    assert list(errors.figures_of(made(CONFIGS, lambda config: None))) == ["shared_statistics"]
 
 
-def test_class_counts_are_those_of_mnists_test_labels() -> None:
-    labels = np.frombuffer(dict(unpacked("mnist", archives("mnist")))["t10k-labels-idx1-ubyte"], np.uint8, offset=8)
-    digits, counts = np.unique(labels, return_counts=True)
-    assert dict(zip(digits.tolist(), counts.tolist(), strict=True)) == errors_as_data.CLASS_COUNTS
+def test_class_counts_and_label_errors_are_of_mnists_test_labels() -> None:
+    content = dict(unpacked("mnist", archives("mnist")))["t10k-labels-idx1-ubyte"]
+    labels = pd.Series(np.frombuffer(content, np.uint8, offset=8))
+    assert labels.value_counts().sort_index().to_dict() == errors.CLASS_COUNTS
+    given = [8, 0, 9, 4, 2, 5, 6, 6, 5, 5, 0, 1, 4, 6, 5]  # as Northcutt et al. list them
+    assert labels[sorted(errors.LABEL_ERRORS)].tolist() == given
 
 
 def test_pictures_come_from_the_very_images_that_networks_are_tested_on() -> None:
@@ -125,4 +138,4 @@ def test_pictures_come_from_the_very_images_that_networks_are_tested_on() -> Non
 
 @pytest.mark.parametrize(("text", "expected"), [("BN + L1, l1 1e-05", "bn_l1_l1_1e_05"), ("../GN ", "gn")])
 def test_slug_is_fit_for_a_file_name(text: str, expected: str) -> None:
-    assert errors_as_data.slug(text) == expected
+    assert errors.slug(text) == expected

@@ -13,13 +13,12 @@ from markdown_it.token import Token
 from normstudy import report
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError, one_line
-from normstudy.experiment import Experiment
+from normstudy.experiment import About, Experiment, Kind
 from normstudy.report import pages
 from normstudy.report.tables import Tables
 from normstudy.report.text import plain
 
-PARTS = ("Question", "Bet", "Method", "Reduced", "Command")
-PARTS = ("Question", "Bet", "Method", "Reduced", "Command")
+PARTS = ("Question", "Prediction", "Method", "Scale-down", "Command")
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
 SCRIPT = "<script>alert(1)</script>"
 NASTY = [
@@ -50,7 +49,7 @@ def markup(text: str) -> list[Any]:
     ]
 
 
-def tables_of(name: str, text: str) -> Tables:
+def tables_of(kind: Kind, text: str) -> Tables:
     """Of an experiment whose every text is this one; its groups are still told apart."""
     variants = [TrainConfig(norm=norm, val_size=500, lr=lr) for norm in ("gn", "ln", "bn") for lr in (0.01, 0.03)]
     configs = [config.model_copy(update={"seed": seed}) for config in variants for seed in (0, 1)]
@@ -60,14 +59,16 @@ def tables_of(name: str, text: str) -> Tables:
         for key, table in tables.frames().items()
     }
     named["results"] = named["results"].assign(network=text, dataset=text, study=text, l1_on=text)
-    return replace(tables, **named, parts=dict.fromkeys([*PARTS, text], text))
+    targets = {"every": 0.98, "first": 0.98}
+    about = About(report=kind, title=text, targets=targets, parts=dict.fromkeys([*PARTS, text], text))  # type: ignore[arg-type]
+    return replace(tables, **named, about=about)
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-@pytest.mark.parametrize("name", ["mine", "assignment", "small", "fine", "recipe", "fashion"])
-def test_no_text_of_an_experiment_is_markup_in_its_page(name: str, text: str) -> None:
-    page = pages.render(name, tables_of(name, text), ["means"])
-    assert markup(page) == markup(pages.render(name, tables_of(name, "harmless"), ["means"]))
+@pytest.mark.parametrize("kind", ["errors", "groups", "baseline", "held_out", "learning_rate"])
+def test_no_text_of_an_experiment_is_markup_in_its_page(kind: Kind, text: str) -> None:
+    page = pages.page(text, tables_of(kind, text), ["means"])
+    assert markup(page) == markup(pages.page("mine", tables_of(kind, "harmless"), ["means"]))
     assert all(line.isprintable() for line in page.split("\n"))
     [code] = [token.content for token in parsed(page) if token.type == "fence"]
     assert code.split("\n")[:-1] == " ".join(one_line(text).split()).split(", then ")
@@ -76,8 +77,9 @@ def test_no_text_of_an_experiment_is_markup_in_its_page(name: str, text: str) ->
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
 def test_no_text_of_an_export_is_markup_in_the_readme(text: str, tmp_path: Path) -> None:
     def block(text: str) -> str:
-        exported = {"assignment": tables_of("assignment", text), "fashion": tables_of("fashion", text)}
-        return report.render_all({**exported, f"mine{text}".replace("/", "?"): tables_of("mine", text)}, figures_at=at)
+        exported = {"assignment": tables_of("errors", text), "fashion": tables_of("groups", text)}
+        mine = {f"mine{text}".replace("/", "?"): tables_of("errors", text)}
+        return pages.readme_block({**exported, **mine}, figures_at=at)
 
     at, readme = Path("docs"), tmp_path / "README.md"
     found, harmless = markup(block(text)), markup(block("harmless"))

@@ -5,22 +5,23 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 from helpers.project import PROJECT
-from helpers.tables import made, measured, of_kind, trials
+from helpers.tables import made, measured, of_kind, said, trials
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from normstudy import report
 from normstudy.config import L1, TrainConfig
-from normstudy.experiment import load_experiment
-from normstudy.report import pages
+from normstudy.experiment import Kind, load_experiment
+from normstudy.report import held_out, pages, sweeps
 from normstudy.report.tables import ErrorTables, Tables
+from normstudy.report.text import TEMPLATES
 from normstudy.robustness import CORRUPTIONS
 
+NAMES = sorted(path.stem for path in (PROJECT / "experiments").glob("*.py"))
 ACCURACIES = {"bn": 0.985, "gn": 0.984, "ln": 0.9835, "in": 0.98, "none": 0.97}
 DIVERGE = ("penalty", "collapse", "batch_size", "learning_rate")
 NOT_A_NUMBER = re.compile(r"\b(nan|inf|None|NaT)\b")
@@ -31,7 +32,7 @@ def accuracy(config: TrainConfig) -> float:
 
 
 def wrong(config: TrainConfig) -> list[int]:
-    """Images that defeat all, those of a norm alone, and those of a seed."""
+    """Images that all get wrong, those of a norm alone, and those of a seed."""
     return [7, 3520, *range(100, 105), *(200 + 20 * "bgli".index(config.norm[0]) + i for i in range(12 - config.seed))]
 
 
@@ -46,8 +47,8 @@ def experiment_tables(name: str, *, seeds: int = 0, diverging: bool = False) -> 
         lost = getattr(config, setting) == highest and config.norm == "bn"
         return None if diverging and (lost or config in last) else accuracy(config)
 
-    tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, parts=experiment.parts)
-    kind = pages.PAGES[name].tables
+    tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, about=experiment.about)
+    kind = pages.KINDS[experiment.report].tables
     return of_kind(kind, tables, **{measure: measured(tables, ROWS[measure]) for measure in kind.measures()})
 
 
@@ -87,72 +88,65 @@ def sections(page: str) -> str:
     return re.sub(r"```.*?```", "", page, flags=re.DOTALL)
 
 
-def test_every_experiment_has_a_page_and_every_page_an_experiment() -> None:
-    assert set(pages.PAGES) == {path.stem for path in (PROJECT / "experiments").glob("*.py")}
+def page_of(name: str, tables: Tables) -> str:
+    return pages.page(name, tables, [*pages.kind_of(tables).figures(tables)])
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
-def test_a_page_has_question_bet_method_command_n_and_each_figure_once(name: str) -> None:
-    tables, figures = experiment_tables(name), ["means", "test_loss", "errors_only_gn", "misclassified_bn_l1"]
-    page, parts = pages.render(name, tables, figures), tables.parts or {}
+def test_every_kind_that_an_experiment_may_name_has_a_row_and_a_template() -> None:
+    assert set(pages.KINDS) == set(get_args(Kind))
+    assert {f"{kind}.md" for kind in pages.KINDS} <= set(TEMPLATES.list_templates())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_has_question_prediction_method_command_n_and_each_figure_once(name: str) -> None:
+    tables, figures = experiment_tables(name, seeds=1), ["means", "test_loss", "errors_only_gn", "misclassified_bn_l1"]
+    page, parts = pages.page(name, tables, figures), tables.about.parts
     assert page.startswith(f"# {parts['Question']}\n")
-    for part in ("Bet", "Method"):
-        assert f"**{part}.** {pages.sentence_case(parts[part])}\n" in page
+    assert [part in page for part in ("**Prediction.** ", "**Method.** ")] == [True, True]
     for command in parts["Command"].split(", then "):
         assert page.count(f"\n{command}\n") == 1
     assert re.search(r"\bn = \d+|\| n \|", sections(page))
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", page)
     assert [file for _, file in pictures] == [f"{figure}.png" for figure in figures]
     assert len({text for text, _ in pictures if len(text) > 10}) == len(figures)
-    assert not NOT_A_NUMBER.search(sections(page))
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
-def test_no_page_has_a_nan_where_every_group_has_a_single_seed(name: str) -> None:
-    tables = experiment_tables(name, seeds=1)
-    page = pages.render(name, tables, [*pages.PAGES[name].figures(tables)])
+@pytest.mark.parametrize("diverging", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_single_seeds_and_runs_that_diverged_are_no_number(name: str, diverging: bool) -> None:
+    if diverging and name not in DIVERGE:
+        return
+    tables = experiment_tables(name, seeds=1 + diverging, diverging=diverging)
+    page = page_of(name, tables)
     assert not NOT_A_NUMBER.search(sections(page)), page
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("name", DIVERGE)
-def test_a_run_that_diverged_is_called_so_and_is_no_number(name: str, seeds: int) -> None:
-    tables = experiment_tables(name, seeds=seeds, diverging=True)
-    page = pages.render(name, tables, [*pages.PAGES[name].figures(tables)])
-    assert not NOT_A_NUMBER.search(sections(page)), page
-    assert "| diverged |" in page
     failed = int(tables.results["diverged_at"].notna().sum())
-    assert f"{len(tables.results)} runs, of which {failed} diverged. " in page
+    assert ("| diverged |" in page, f"{len(tables.results)} runs, of which {failed} diverged. " in page) == (
+        diverging,
+        diverging,
+    )
 
 
 def test_an_experiment_of_yours_with_a_run_that_diverged_has_a_page() -> None:
     configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm in ("gn", "bn", "ln") for seed in (0, 1)]
     lost = {("gn", 0), ("bn", 0), ("bn", 1)}
     tables = made(configs, lambda c: None if (c.norm, c.seed) in lost else 0.98 + 0.001 * c.seed, wrong=wrong)
-    page = pages.render("mine", tables, [*pages.page_of("mine").figures(tables)])
+    page = page_of("mine", tables)
     rows = re.findall(r"^\| (?:GN|BN|LN) .*$", page, re.MULTILINE)
     assert rows[:2] == ["| GN | 2 | 98.10 %, 1 of 2 diverged |  | 0.0981 |", "| BN | 2 | diverged |  |  |"]
     assert rows[2].startswith("| LN | 2 | 98.05 % (98.0")
     assert not NOT_A_NUMBER.search(page)
-    assert "6 runs, of which 3 diverged" in page
-    block = report.render(tables, figures_at=Path("report"))
+    block = pages.answer_block(tables, figures_at=Path("report"))
     assert rows[0] in block
     shown = re.findall(r"\]\(report/(\w+)\.png\)", block)
     assert shown == ["test_loss", "test_accuracy", "misclassified_ln"]
-    assert set(shown) <= set(pages.page_of("mine").figures(tables))
-
-
-def test_targets_are_the_assignments_and_no_other_experiments() -> None:
-    tables = experiment_tables("assignment", seeds=2)
-    assert "Targets set beforehand" in pages.render("assignment", tables, [])
-    assert "Targets set beforehand" not in pages.render("mine", tables, [])
+    assert set(shown) <= set(pages.kind_of(tables).figures(tables))
 
 
 def test_cells_of_a_sweep_are_means_and_tell_how_many_diverged() -> None:
     values = {("gn", 0): 0.98, ("gn", 1): 0.97, ("bn", 0): None, ("bn", 1): 0.96, ("ln", 0): None, ("ln", 1): None}
     configs = [TrainConfig(norm=norm, lr=0.1, seed=seed) for norm, seed in values]
     tables = made([*configs, TrainConfig(norm="gn", lr=0.5)], lambda c: values[c.norm, c.seed] if c.lr < 0.5 else 0.9)
-    assert pages.sweep_table(tables, "lr", "learning rate").splitlines()[:4] == [
+    assert sweeps.sweep_table(tables, "lr", "learning rate").splitlines()[:4] == [
         "| learning rate | GN | BN | LN |",
         "|---|---|---|---|",
         "| 0.1 | 97.50 % | 96.00 %, 1 of 2 diverged | diverged |",
@@ -187,13 +181,13 @@ def test_held_out_choice_is_by_the_mean_of_the_norms_and_lambda_by_bn_alone() ->
     # means: 0.04, 0.03, and 0.02 with the other lambda, which has no say on the recipe
     tables = choice("recipe", {"gn": [0.03, 0.03, 0.01], "ln": [0.04, 0.03, 0.01], "bn": [0.05, 0.03, 0.04]}, RECIPES)
     lr, rotation = TrainConfig().lr, TrainConfig().rotation
-    assert pages.held_out(tables) == [
+    assert said("held_out", tables) == [
         f"Lowest held-out loss, mean of GN, LN, BN: lr 0.5, rotation 7 (0.0300 nats), before lr {lr:g}, rotation "
         f"{rotation:g} (0.0400 nats).",
         "Lambda, by BN's own held-out loss: 1e-06 (0.0400 nats), before 1e-05 (0.0500 nats).",
-        "Configurations tried, by norm: GN 3, LN 3, BN 3. The test set had no say.",
+        "Configurations tried, by norm: GN 3, LN 3, BN 3. The test set was not used.",
     ]
-    lines = pages.held_out_table(tables).splitlines()
+    lines = held_out.held_out_table(tables).splitlines()
     assert lines[0] == "| tried | parameters | GN | LN | BN | mean loss |"
     assert lines[2] == (
         f"| lr {lr:g}, rotation {rotation:g}, l1 1e-06 | 7,522 | 97.80 % / 0.0100 | 97.80 % / 0.0100 | "
@@ -210,7 +204,7 @@ def test_networks_are_chosen_among_those_of_their_size() -> None:
         for norm in ("gn", "bn")
     ]
     losses = [0.03, 0.05, 0.02, 0.04]
-    assert pages.held_out(choice("networks", {"gn": losses, "bn": losses}, configs))[:2] == [
+    assert said("held_out", choice("networks", {"gn": losses, "bn": losses}, configs))[:2] == [
         "Under 4,000 parameters, lowest held-out loss, mean of GN, BN: network narrow (0.0400 nats), before network "
         "small (0.0500 nats).",
         "Under 8,000 parameters, lowest held-out loss, mean of GN, BN: network late (0.0200 nats), before network "
@@ -226,7 +220,7 @@ def test_small_network_is_trained_with_the_best_recipe_and_its_best_variant() ->
         for recipe in ({}, {"rotation": 7.0})
         for norm in losses
     ]
-    found = pages.choice(choice("small_recipe", losses, configs))
+    found = said("held_out", choice("small_recipe", losses, configs))
     assert found[0].startswith("Lowest held-out loss, mean of GN, LN, BN: rotation 7 (0.0300 nats), before")
     assert found[1] == "With it, the lowest held-out loss of a variant: LN (0.0200 nats), before GN (0.0300 nats)."
 
@@ -236,12 +230,11 @@ def test_hours_are_epochs_times_seconds_shared_by_what_ran_at_once() -> None:
     tables = made(configs, lambda config: None if config.norm == "bn" and config.seed else 0.98)
     # 3 runs of 20 epochs and one that ended after 1, 18 s an epoch, 2 processes: 61 * 18 / 2 s
     assert pages.hours(tables) == pytest.approx(61 * 9 / 3600)
-    assert pages.size(tables) == (
-        "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once, with 2 CPU cores to use."
-    )
+    took = "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once, with 2 CPU cores to use."
+    assert f"\n{took}\n" in pages.page("mine", tables, [])
     stacked = replace(tables, results=tables.results.assign(stack=3, side_by_side=1, cores=1, seconds_per_epoch=3600.0))
     assert pages.hours(stacked) == pytest.approx(61 / 3)
-    assert pages.size(stacked).endswith("took 20.3 hours, one process at a time, with 1 CPU core to use.")
+    assert "took 20.3 hours, one process at a time, with 1 CPU core to use.\n" in pages.page("mine", stacked, [])
     none = replace(tables, results=tables.results.assign(seconds_per_epoch=math.nan), epochs=tables.epochs[:0])
     assert pages.hours(none) == 0
 
@@ -250,13 +243,7 @@ def test_effort_counts_a_run_that_two_experiments_share_once() -> None:
     configs = [TrainConfig(norm="gn", epochs=20, seed=seed) for seed in (0, 1)]
     both, first = made(configs, lambda config: 0.98), made(configs[:1], lambda config: 0.98)
     # 2 runs of 20 epochs, 18 s an epoch, 2 processes: 2 * 20 * 18 / 2 s
-    assert report.effort([both, first]) == "2 runs, whose epochs took 0.1 hours on the machines that ran them."
-    assert report.effort([first, both]) == report.effort([both, first])
-
-
-def test_a_question_is_text_and_no_markup() -> None:
-    tables = replace(experiment_tables("small"), parts={"Question": "Is <b>x</b> [better](http://x)?"})
-    assert pages.render("small", tables, []).startswith("# Is &lt;b>x&lt;/b> \\[better\\](http&#58;//x)?\n")
+    assert pages.effort([both, first]) == pages.effort([first, both]) == (2, pytest.approx(0.1))
 
 
 def drawn(figures: dict[str, Figure]) -> dict[str, bytes]:
@@ -268,16 +255,15 @@ def drawn(figures: dict[str, Figure]) -> dict[str, bytes]:
     return {name: file.getvalue() for name, file in files.items()}
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
+@pytest.mark.parametrize("name", NAMES)
 def test_tables_that_were_saved_and_loaded_give_the_same_page_and_figures(name: str, tmp_path: Path) -> None:
     tables = experiment_tables(name, seeds=2, diverging=name in DIVERGE)
     tables.save(tmp_path / "export")
-    page = pages.PAGES[name]
-    loaded = page.tables.load(tmp_path / "export")
-    figures = page.figures(loaded)
-    assert pages.render(name, loaded, [*figures]) == pages.render(name, tables, [*figures])
-    assert page.main in figures or not page.main
-    assert drawn(page.figures(tables)) == drawn(figures)
+    loaded, kind = type(tables).load(tmp_path / "export"), pages.kind_of(tables)
+    figures = kind.figures(loaded)
+    assert pages.page(name, loaded, [*figures]) == pages.page(name, tables, [*figures])
+    assert kind.main in figures or not kind.main
+    assert drawn(kind.figures(tables)) == drawn(figures)
 
 
 def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from helpers.tables import at, made, measured, of_kind, penalised, trials
+from helpers.tables import at, made, measured, of_kind, penalised, said, trials
 
 from normstudy.config import TrainConfig
 from normstudy.report import penalties
@@ -18,10 +18,10 @@ def test_the_grid_of_lambdas_is_the_one_that_these_tests_speak_of() -> None:
 def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of_a_point() -> None:
     # GN loses exactly 0.1 points, LN gains, and BN comes back at 1e-4, after a gap
     cells = {("gn", 1e-6): 0.979, ("gn", 3e-6): 0.9789, ("ln", 0.1): 0.99, ("bn", 3e-5): 0.9}
-    assert penalties.penalty(penalised(cells))[0] == (
+    assert said("penalty", penalised(cells))[0] == (
         "Against no L1, mean accuracy falls by no more than 0.1 points: BN up to 1e-05, GN up to 1e-06, LN up to 0.1."
     )
-    nowhere = penalties.penalty(penalised({("gn", 1e-6): 0.9}))[0]
+    nowhere = said("penalty", penalised({("gn", 1e-6): 0.9}))[0]
     assert "GN at no lambda above 0," in nowhere
 
 
@@ -30,12 +30,12 @@ def test_what_a_norm_bears_stands_beside_the_noise_of_its_seeds() -> None:
     apart = {("gn", 0.0): 0.0004, ("bn", 0.0): 0.0025, ("ln", 1e-2): 0.5}
     tables = made(trials("penalty"), lambda config: 0.98 - config.seed * apart.get(at(config), 0.0))
     zeros = measured(tables, lambda config: [{"zero_share": 0.5}])
-    found = penalties.penalty(of_kind(PenaltyTables, tables, weights=zeros, statistics=penalised({}).statistics))
+    found = said("penalty", of_kind(PenaltyTables, tables, weights=zeros, statistics=penalised({}).statistics))
     assert found[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
 
 
 def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:
-    found = penalties.penalty(penalised({("gn", 1e-3): None, ("gn", 0.1): None, ("ln", 0.0): None}, only=1))
+    found = said("penalty", penalised({("gn", 1e-3): None, ("gn", 0.1): None, ("ln", 0.0): None}, only=1))
     assert "GN up to 0.0003, LN diverged without L1." in found[0]
     assert found[1] == (
         "At lambda 0.1: BN 98.00 % with 25 % of its weights at zero, GN diverged, LN 98.00 % with 50 % of its weights "
@@ -52,20 +52,20 @@ def test_collapsed_are_exactly_the_cells_from_72_to_95_percent() -> None:
         ("gn", 1e-2): 0.8,
         ("ln", 1e-2): None,
     }
-    assert penalties.penalty(penalised(cells))[2] == (
+    assert said("penalty", penalised(cells))[2] == (
         "The 72 to 95 % that others report show at: BN at 0.0001 (95.00 %), BN at 0.001 (72.00 %), GN at 0.01 "
         "(80.00 %)."
     )
-    assert penalties.penalty(penalised({}))[2].endswith("show at: no lambda of this grid.")
+    assert said("penalty", penalised({}))[2].endswith("show at: no lambda of this grid.")
 
 
 def test_running_averages_are_judged_at_the_lambda_where_new_statistics_gain_most() -> None:
     cells = {("bn", 3e-4): 0.9, ("bn", 1e-3): 0.7}
-    found = penalties.penalty(penalised(cells, {1e-4: -0.3, 3e-4: 0.08, 1e-3: 0.02}))[3]
+    found = said("penalty", penalised(cells, {1e-4: -0.3, 3e-4: 0.08, 1e-3: 0.02}))[3]
     assert found.endswith("these gain most at lambda 0.0003, 98.00 % instead of 90.00 %.")
-    losing = penalties.penalty(penalised(cells, {l1: -0.01 if l1 == 1e-4 else -0.02 for l1 in LAMBDAS}))[3]
+    losing = said("penalty", penalised(cells, {l1: -0.01 if l1 == 1e-4 else -0.02 for l1 in LAMBDAS}))[3]
     assert losing.endswith("these gain at no lambda; they come closest at lambda 0.0001, 97.00 % instead of 98.00 %.")
-    without = penalties.penalty(penalised(dict.fromkeys([("bn", l1) for l1 in LAMBDAS])))[3]
+    without = said("penalty", penalised(dict.fromkeys([("bn", l1) for l1 in LAMBDAS])))[3]
     assert without == "BatchNorm's running averages: every lambda had a seed that diverged."
 
 
@@ -94,8 +94,8 @@ def accused(norm: str, suspect: Callable[[TrainConfig], float | None]) -> Collap
 
 
 def test_a_collapse_is_laid_to_the_suspect_under_which_it_shows() -> None:
-    found = penalties.collapse(
-        accused("bn", lambda c: 0.8 if c.l1_on == "all" and c.warmup > 0.9 and c.l1 > 1e-3 else 0.98)
+    found = said(
+        "collapse", accused("bn", lambda c: 0.8 if c.l1_on == "all" and c.warmup > 0.9 and c.l1 > 1e-3 else 0.98)
     )
     assert found == [
         "BN at lambda 0.01, which others report on: 98.00 % (weights, rate ends at 0), 98.00 % (all parameters, rate "

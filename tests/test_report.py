@@ -20,10 +20,11 @@ from PIL import Image
 from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import L1, TrainConfig
 from normstudy.errors import ConfigError, ReportError, StorageError
-from normstudy.experiment import Experiment
+from normstudy.experiment import About, Experiment
 from normstudy.launch.study import single
-from normstudy.report import END, START, render, render_all, report, report_from
+from normstudy.report import END, START, report, report_from
 from normstudy.report.collect import tables_of
+from normstudy.report.pages import answer_block, readme_block
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.tracking import Metric, Tag
@@ -67,7 +68,7 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
         assert cells[3] == f"{100 * metrics[Metric.TRAIN_ACCURACY]:.2f} %"
         assert int(cells[4]) == round(10_000 * (1 - metrics[Metric.TEST_ACCURACY]))
     loaded = ErrorTables.load(folder)
-    assert render(loaded, figures_at=Path("report")).strip() in readme
+    assert answer_block(loaded, figures_at=Path("report")).strip() in readme
     for row in loaded.provenance.itertuples():
         [tags] = [run.data.tags for run in runs if run.info.run_id == row.run_id]
         assert (row.git_commit, row.processor) == (tags[Tag.GIT_COMMIT], tags[Tag.PROCESSOR])
@@ -182,11 +183,12 @@ def test_a_readme_that_is_not_text_is_refused(tmp_path: Path) -> None:
         report(EXPERIMENT, parent_id=None, out=tmp_path / "report", readme=tmp_path / "README.md")
 
 
-def test_a_readme_needs_an_export_of_the_assignment(tmp_path: Path) -> None:
+def test_a_readme_needs_an_experiment_of_errors(tmp_path: Path) -> None:
     nothing = pd.DataFrame()
-    tables = {"small": Tables(results=nothing, epochs=nothing, misclassified=nothing, provenance=nothing)}
-    with pytest.raises(ReportError, match="the export has no experiment 'assignment'; it has small"):
-        render_all(tables, figures_at=tmp_path)
+    frames = dict.fromkeys(("results", "epochs", "misclassified", "provenance"), nothing)
+    tables = Tables(**frames, about=About(report="groups"))
+    with pytest.raises(ReportError, match="the export has no experiment of the kind 'errors'; it has small"):
+        readme_block({"small": tables}, figures_at=tmp_path)
 
 
 def test_cells_that_a_spreadsheet_would_compute_are_text(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Several seeds and several recipes: what is grouped, averaged, compared, named. From synthetic runs on sqlite."""
 
-import itertools
 import re
 from pathlib import Path
 
@@ -8,20 +7,20 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.tables import unknown_origin
+from helpers.tables import tables_from
 
 from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
 from normstudy.report import read as reading
-from normstudy.report import render
 from normstudy.report.collect import tables_of
-from normstudy.report.compare import curve_figures, curves
+from normstudy.report.compare import comparisons, curve_figures, curves
 from normstudy.report.errors import grid_of
+from normstudy.report.pages import answer, answer_block
 from normstudy.report.read import finished_trials
-from normstudy.report.tables import ErrorTables, image_table
-from normstudy.report.text import comparisons, findings, spans, summary
-from normstudy.report.text import tests_of_images as p_values  # whose name pytest would take for a test
+from normstudy.report.summary import tests_of_images as p_values  # whose name pytest would take for a test
+from normstudy.report.tables import ErrorTables
+from normstudy.report.text import spans
 from normstudy.stats import Verdict, bootstrap_interval
 from normstudy.tracking import Metric, Tag
 
@@ -32,41 +31,10 @@ def with_seeds(configs: list[TrainConfig], seeds: int) -> list[TrainConfig]:
     return [config.model_copy(update={"seed": seed}) for seed in reversed(range(seeds)) for config in configs]
 
 
-def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> ErrorTables:
-    """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
-    trials = [
-        {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
-        for group, counts in errors.items()
-        for seed, count in zip(seeds or itertools.count(), counts, strict=False)
-    ]
-    results = pd.DataFrame(trials).assign(
-        variant="GN",
-        epochs=1,
-        parameters=7522,
-        test_loss=0.01,
-        train_accuracy=0.99,
-        seconds_per_epoch=1.0,
-        side_by_side=3,
-        stack=1,
-        cores=2,
-        diverged_at=np.nan,
-        test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
-    )
-    epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
-    wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
-    return ErrorTables(
-        results=results,
-        epochs=epochs,
-        misclassified=pd.DataFrame(wrong),
-        provenance=unknown_origin([*results["run_id"]]),
-        images=image_table({}),
-    )
-
-
 def test_every_seed_of_a_variant_is_used(store: str) -> None:
     log_fake_runs(VARIANTS, seeds=3)
     tables = tables_of(ErrorTables, "study", finished_trials(with_seeds(VARIANTS, 3), None))
-    block, results = render(tables, figures_at=Path("report")), tables.results
+    block, results = answer_block(tables, figures_at=Path("report")), tables.results
     logged = {run.info.run_id: run for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
     assert set(results["run_id"]) == set(logged)
     for group, rows in results.groupby("group"):
@@ -88,8 +56,8 @@ def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str
         assert set(table.columns) == {0, 1, 2}
         for record in (record for record in records if record.group == group):
             assert table[record.config.seed].tolist() == record.epochs[Metric.TEST_LOSS].tolist()
-    title = " ".join(curve_figures(tables)["test_loss"].axes[0].get_title().split())
-    assert title.endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
+    said = " ".join(curve_figures(tables)["test_loss"].axes[0].get_title().split())
+    assert said.endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
     assert grid_of(tables, "GN").get_suptitle().startswith("GN, seed 0: ")
     assert {record.config.seed for record in records if record.ten is not None} == {0}
 
@@ -164,13 +132,11 @@ def test_seeds_are_compared_in_pairs() -> None:
     assert (pair.winner, pair.n, pair.p) == ("A", 8, pytest.approx(2 / 2**8))
     low, high = bootstrap_interval(np.subtract(B, a) / 10_000, np.random.default_rng(0))
     assert (pair.low, pair.high) == (pytest.approx(low), pytest.approx(high))
-    assert findings(tables)[0] == (
-        f"- A minus B +0.21 points ({100 * low:+.2f} to {100 * high:+.2f}; p = 0.008; n = 8 pairs): **A is better**."
-    )
-    text = summary(tables)
+    text, interval = answer(tables), f"{100 * low:+.2f} to {100 * high:+.2f}"
+    assert f"\n- A minus B +0.21 points ({interval}; p = 0.008; n = 8 pairs): **A is better**.\n" in text
     assert "- **Which?** A is better than B.\n" in text
     assert "- **By how much?** At most 0.21 points in the mean: A minus B +0.21 points (" in text
-    assert "- **Errors.** 20 images defeat all 16 runs; 80 defeat at least one.\n" in text
+    assert "- **Errors.** 20 images are misclassified by all 16 runs; 80 by at least one.\n" in text
 
 
 @pytest.mark.parametrize(
@@ -185,19 +151,19 @@ def test_seeds_are_compared_in_pairs() -> None:
 def test_the_answer_says_one_of_three_verdicts(fewer: list[int], verdict: Verdict, words: str) -> None:
     tables = tables_from({"A": np.subtract(B, fewer).tolist(), "B": B})
     assert [pair.verdict for pair in comparisons(tables)] == [verdict]
-    assert f"- **Which?** {words}." in summary(tables)
+    assert f"- **Which?** {words}." in answer(tables)
 
 
 def test_too_few_seeds_are_called_so() -> None:
-    lines = findings(tables_from({"A": [10, 20, 30], "B": [90, 95, 99]}))
-    assert lines[0].endswith("p = 0.250; n = 3 pairs): **undecided**.")
-    assert lines[1] == "- 3 seeds are too few for this test to show a difference: its smallest p is 0.25."
+    text = answer(tables_from({"A": [10, 20, 30], "B": [90, 95, 99]}))
+    assert "p = 0.250; n = 3 pairs): **undecided**.\n- 3 seeds are too few for this test to show a difference: " in text
+    assert "its smallest p is 0.25.\n" in text
 
 
 def test_groups_with_other_seeds_are_not_tested() -> None:
     tables = tables_from({"A": [40, 50, 54], "B": [60]})
     assert comparisons(tables) == []
-    text = summary(tables)
+    text = answer(tables)
     assert text.count("Not tested: the groups were not trained with the same seeds.") == 1
     assert "| B | 1 | 7,522 | 99.40 % (99.23 to 99.53) |" in text  # Wilson's interval
     assert "of n = 1 to 3 runs each, seeds 0 to 2, on 10,000" in text
@@ -206,7 +172,8 @@ def test_groups_with_other_seeds_are_not_tested() -> None:
 
 def test_p_values_of_single_runs_are_corrected_for_their_number() -> None:
     # of each pair the one's errors are among the other's: 8, 9 and 17 images that one alone gets wrong
-    found = p_values(tables_from({"A": [10], "B": [18], "C": [27]}))
+    tests = p_values(tables_from({"A": [10], "B": [18], "C": [27]}))
+    found = {(test["a"], test["b"]): test["p"] for test in tests}
     single = {("A", "B"): 2 / 2**8, ("A", "C"): 2 / 2**17, ("B", "C"): 2 / 2**9}
     assert found == {
         ("A", "C"): pytest.approx(3 * single["A", "C"]),
@@ -216,7 +183,7 @@ def test_p_values_of_single_runs_are_corrected_for_their_number() -> None:
 
 
 def test_one_run_each_is_told_as_before() -> None:
-    text = summary(tables_from({"GN": [46], "LN": [37]}))
+    text = answer(tables_from({"GN": [46], "LN": [37]}))
     assert text.startswith(
         "**LN 99.63 %, GN 99.54 %**: 0.09 points from first to last. "
         "On these images one run each tells apart: GN and LN.\n"
@@ -224,7 +191,7 @@ def test_one_run_each_is_told_as_before() -> None:
     assert "| | parameters | test accuracy, 95 % interval |" in text
     assert "| GN | 7,522 | 99.54 % (99.39 to 99.65) | 0.0100 | 99.00 % | 46 | 1.0 |" in text
     assert "9 images that only GN gets wrong, 0 that only LN does (exact McNemar test, corrected for 1 " in text
-    assert "- 37 images defeat all 2; 46 defeat at least one." in text
+    assert "- 37 images are misclassified by all 2; 46 by at least one." in text
 
 
 def test_seeds_in_a_row_are_written_as_a_span() -> None:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.tables import made, penalised
+from helpers.tables import made, penalised, said
 
 from normstudy.config import TrainConfig
+from normstudy.errors import ReportError
 from normstudy.report import penalties, sweeps
 from normstudy.report.tables import Tables
 
@@ -59,7 +60,7 @@ def test_a_cell_of_which_every_rate_diverged_stays_as_diverged() -> None:
     cell = rows[(rows["norm"] == "bn") & (rows["batch_size"] == 2)]
     assert cell["diverged"].tolist() == [True] * 3
     assert cell["test_accuracy"].isna().all()
-    assert sweeps.batch_size(tables)[0] == (
+    assert said("batch_size", tables)[0] == (
         "BN: test error diverged at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256."
     )
 
@@ -68,7 +69,7 @@ def test_batch_size_gives_the_error_at_the_smallest_as_a_multiple_of_that_at_64(
     def accuracy(config: TrainConfig) -> float:
         return {2: 0.954, 64: 0.98, 256: 0.97}[config.batch_size] if config.norm == "bn" else 0.98
 
-    assert sweeps.batch_size(made(CELLS, accuracy)) == [
+    assert said("batch_size", made(CELLS, accuracy)) == [
         "BN: test error 4.60 % at batches of 2, 2.00 % at batches of 64, 3.00 % at batches of 256; at 2 it is 2.3 "
         "times that at 64.",
         "GN: test error 2.00 % at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256; at 2 it is 1.0 "
@@ -76,11 +77,6 @@ def test_batch_size_gives_the_error_at_the_smallest_as_a_multiple_of_that_at_64(
         "The chosen learning rate is the lowest or the highest that was tried in 6 of 6 cells.",
         "Batch size with the lowest test error: BN 64, GN 2.",
     ]
-
-
-def test_a_chosen_rate_with_a_neighbour_on_either_side_is_at_no_end() -> None:
-    tables = tuned_from({("bn", 2, 0.02): (0.01, 0.01), ("gn", 64, 0.04): (0.01, 0.01)})
-    assert sweeps.batch_size(tables)[2].endswith(" in 5 of 6 cells.")  # equal losses choose the lowest rate
 
 
 HISTORIES: dict[float, list[float]] = {
@@ -103,9 +99,7 @@ def swept(histories: Mapping[float, list[float]], diverged: tuple[float, ...] = 
 
 
 def test_epochs_to_the_goal_are_counted_to_the_first_that_reaches_it_and_missing_where_none_does() -> None:
-    rows = sweeps.with_goal(swept(HISTORIES, (1.0,))).set_index("lr")["epochs_to_goal"]
-    assert rows.dropna().to_dict() == {0.03: 1, 0.1: 2}
-    assert len(rows) == 6
+    assert sweeps.epochs_to_goal(swept(HISTORIES, (1.0,))).dropna().tolist() == [1, 2]  # of 0.03 and 0.1
 
 
 def test_epochs_to_the_goal_are_drawn_only_where_they_differ() -> None:
@@ -113,22 +107,15 @@ def test_epochs_to_the_goal_are_drawn_only_where_they_differ() -> None:
     assert set(sweeps.learning_rate_figures(swept({0.01: [0.9, 0.99], 0.03: [0.5, 0.992]}))) == {"accuracy"}
 
 
-def test_epochs_to_the_goal_are_means_over_seeds_that_all_get_there() -> None:
-    histories = {("gn", 0): [0.5, 0.99], ("gn", 1): [0.995, 0.98], ("bn", 0): [0.99, 0.99], ("bn", 1): [0.9, 0.9]}
-    configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm, seed in histories]
-    tables = made(configs, lambda config: 0.98, history=lambda config: histories[config.norm, config.seed])
-    assert sweeps.goal(tables) == "Epochs to 99 % test accuracy, mean over seeds: GN 1.5, BN not in every run."
-
-
 def test_a_norm_trains_in_a_range_of_rates() -> None:
-    assert sweeps.learning_rate(swept(HISTORIES, (1.0,))) == [
+    assert said("learning_rate", swept(HISTORIES, (1.0,))) == [
         "BN trains to 98 % or more from 0.01 to 0.1, best at 0.03 (99.20 %); 99 % after 1 epoch at the earliest; "
         "diverged at 1."
     ]
 
 
 @pytest.mark.parametrize(
-    ("histories", "diverged", "said"),
+    ("histories", "diverged", "expected"),
     [
         (
             {0.01: [0.98], 0.03: [0.97], 0.1: [0.989]},
@@ -149,16 +136,16 @@ def test_a_norm_trains_in_a_range_of_rates() -> None:
     ],
 )
 def test_a_norm_that_trains_nowhere_or_with_gaps_or_diverges_is_told_so(
-    histories: dict[float, list[float]], diverged: tuple[float, ...], said: str
+    histories: dict[float, list[float]], diverged: tuple[float, ...], expected: str
 ) -> None:
-    assert sweeps.learning_rate(swept(histories, diverged)) == [f"BN trains to 98 % or more {said}."]
+    assert said("learning_rate", swept(histories, diverged)) == [f"BN trains to 98 % or more {expected}."]
 
 
 def test_a_rate_trains_when_every_seed_does_and_is_named_once_where_several_diverge() -> None:
     configs = [TrainConfig(lr=lr, seed=seed, epochs=1) for lr in (0.01, 0.03, 0.1) for seed in (0, 1)]
     accuracy = {(0.01, 1): 0.97, (0.1, 0): None, (0.1, 1): None}
     tables = made(configs, lambda config: accuracy.get((config.lr, config.seed), 0.985))
-    assert sweeps.learning_rate(tables) == [
+    assert said("learning_rate", tables) == [
         "GN trains to 98 % or more at 0.03 alone, best at 0.03 (98.50 %); 99 % not reached; diverged at 0.1."
     ]
 
@@ -166,7 +153,7 @@ def test_a_rate_trains_when_every_seed_does_and_is_named_once_where_several_dive
 def test_a_rate_at_which_some_seeds_diverge_is_named_with_their_number() -> None:
     configs = [TrainConfig(lr=lr, seed=seed, epochs=1) for lr in (0.03, 0.1) for seed in (0, 1)]
     tables = made(configs, lambda config: None if (config.lr, config.seed) == (0.1, 1) else 0.985)
-    assert sweeps.learning_rate(tables) == [
+    assert said("learning_rate", tables) == [
         "GN trains to 98 % or more at 0.03 alone, best at 0.03 (98.50 %); 99 % not reached; "
         "diverged at 0.1 (1 of 2 runs)."
     ]
@@ -191,3 +178,14 @@ def test_sweeps_draw_a_mark_and_no_point_for_a_run_that_diverged() -> None:
     ):
         for name, figure in figures.items():
             assert "diverged (seeds)" in {text.get_text() for text in figure.legends[0].get_texts()}, name
+
+
+def test_a_sweep_of_any_number_names_each_norms_best_value_and_where_it_diverged() -> None:
+    configs = [TrainConfig(norm="bn", momentum=momentum, seed=seed) for momentum in (0.0, 0.5, 0.99) for seed in (0, 1)]
+    accuracy = {0.0: 0.97, 0.5: 0.98}
+    tables = made(configs, lambda config: accuracy.get(config.momentum, None if config.seed else 0.99))
+    assert said("sweep", tables) == ["BN, by momentum: best at 0.5 (98.00 %); diverged at 0.99 (1 of 2 runs)."]
+    assert set(sweeps.sweep_figures(tables)) == {"accuracy"}
+    for others, named in (([], "no setting"), ([TrainConfig(lr=0.1, epochs=3)], "epochs, lr")):
+        with pytest.raises(ReportError, match=f"report=sweep: {named} varies; expected one that is a number"):
+            said("sweep", made([TrainConfig(), *others], lambda config: 0.98))

@@ -54,8 +54,9 @@ def cell(column: str, value: str) -> Change:
         ("groups/epochs.csv", cell("run_id", "another"), "its runs are not those of results.csv"),
         ("groups/epochs.csv", lambda table: table[:-20], "its runs are not those of results.csv"),
         ("groups/provenance.csv", lambda table: table[1:], "its runs are not those of results.csv"),
-        ("groups/experiment.json", b'{"Question": "W', "no JSON: Unterminated string"),
-        ("groups/experiment.json", b"[]", "no JSON object whose values are text"),
+        ("groups/experiment.json", b'{"parts": "W', "Invalid JSON: EOF"),
+        ("groups/experiment.json", b"[]", "Input should be an object"),
+        ("groups/experiment.json", b'{"report": "../x"}', "report=../x: input should be 'errors', 'groups', "),
         ("shift/shift.csv", lambda table: table[:1], "its runs are not those of results.csv"),
     ],
 )

@@ -1,10 +1,8 @@
 """Finished runs to tables, figures, pages and the README's block: from the tracking server, or an export of it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -14,17 +12,12 @@ from normstudy.experiment import Experiment
 from normstudy.files import require_folder, write_atomically
 from normstudy.report import pages
 from normstudy.report.collect import tables_of
-from normstudy.report.compare import counted
-from normstudy.report.errors import grid_name, with_grid
 from normstudy.report.read import finished_trials
-from normstudy.report.tables import Tables
-from normstudy.report.text import parts_of, plain, shown
+from normstudy.report.tables import ABOUT, Tables, read_about
+from normstudy.report.text import counted
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 PAGE = "index.md"
-FIRST = "assignment"
-IN_README = 5  # findings of an experiment; its page has all
-ERRORS = "Which images does every network get wrong, and which only one norm's?"
 
 
 def report(
@@ -46,16 +39,16 @@ def report(
     # a server may have chosen the name
     if export is not None and (experiment.name in ("", "..") or Path(experiment.name).name != experiment.name):
         raise ReportError(f"export={one_line(str(export))}: {one_line(experiment.name)!r} is no name of a folder")
-    kind = pages.page_of(experiment.name).tables
+    kind = pages.KINDS[experiment.report].tables
     records = finished_trials(
         experiment.configs, parent_id, may_diverge=experiment.may_diverge, measures=kind.measures()
     )
-    tables = tables_of(kind, experiment.name, records, parts=experiment.parts)
+    tables = tables_of(kind, experiment.name, records, about=experiment.about)
     dirty = tables.provenance.loc[tables.provenance["git_dirty"] == "true", "run_id"]
     if export is not None and len(dirty) and not allow_dirty:
         what = f"{len(dirty)} of {counted(len(records), 'run')} were made with changes that no commit has"
         raise ReportError(f"export={one_line(str(export))}: {what}, such as {dirty.iloc[0]}; --allow-dirty keeps them")
-    filled = fill(readme, render(tables, figures_at=out)) if readme else ""
+    filled = fill(readme, pages.answer_block(tables, figures_at=out)) if readme else ""
     write(tables, drawn(experiment.name, tables), out)
     if export is not None:
         tables.save(export / experiment.name)
@@ -70,10 +63,10 @@ def report_from(exported: Path, *, out: Path, readme: Path | None = None) -> Non
     one; nothing is written then.
     """
     require_outputs(out=out, readme=readme)
-    all_tables = {folder.name: pages.page_of(folder.name).tables.load(folder) for folder in exported_in(exported)}
+    all_tables = load_all(exported)
     for name in all_tables:
         require_folder("out", out / name)
-    filled = fill(readme, render_all(all_tables, figures_at=out)) if readme else ""
+    filled = fill(readme, pages.readme_block(all_tables, figures_at=out)) if readme else ""
     files = {}
     for name, tables in all_tables.items():
         try:
@@ -95,13 +88,14 @@ def require_outputs(*, out: Path, readme: Path | None, export: Path | None = Non
         fill(readme, "")
 
 
-def exported_in(folder: Path) -> list[Path]:
-    """The folders of the experiments in an export, in the order of `pages.PAGES`; others last."""
-    order = [*pages.PAGES]
-    found = sorted(file.parent for file in folder.glob("*/results.csv"))
-    if not found:
-        raise ReportError(f"from={one_line(str(folder))}: holds no export of an experiment (no */results.csv)")
-    return sorted(found, key=lambda path: order.index(path.name) if path.name in order else len(order))
+def load_all(export: Path) -> dict[str, Tables]:
+    """The tables of each experiment of an export, by its name, in the order of their numbers."""
+    folders = sorted(file.parent for file in export.glob("*/results.csv"))
+    if not folders:
+        raise ReportError(f"from={one_line(str(export))}: holds no export of an experiment (no */results.csv)")
+    kinds = {folder: pages.KINDS[read_about(folder / ABOUT).report] for folder in folders}
+    found = {folder.name: kind.tables.load(folder) for folder, kind in kinds.items()}
+    return dict(sorted(found.items(), key=lambda item: item[1].about.number))
 
 
 def drawn(name: str, tables: Tables) -> dict[str, bytes]:
@@ -111,10 +105,10 @@ def drawn(name: str, tables: Tables) -> dict[str, bytes]:
     """
     files: dict[str, bytes] = {}
     with rc_context({"svg.hashsalt": "normstudy", "text.parse_math": False}):
-        figures = pages.page_of(name).figures(tables)
+        figures = pages.kind_of(tables).figures(tables)
         for figure_name, figure in figures.items():
             files |= {f"{figure_name}.png": as_bytes(figure, "png"), f"{figure_name}.svg": as_bytes(figure, "svg")}
-    return {**files, PAGE: pages.render(name, tables, [*figures]).encode()}
+    return {**files, PAGE: pages.page(name, tables, [*figures]).encode()}
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:
@@ -139,51 +133,4 @@ def fill(readme: Path, block: str) -> str:
         raise ReportError(f"{readme}: can't be read as text in UTF-8 ({error})") from None
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ReportError(f"{readme}: needs the marks {START} and {END}, once each, in this order")
-    return f"{text[: text.index(START)]}{START}\n{block}\n{text[text.index(END) :]}"
-
-
-def render(tables: Tables, *, figures_at: Path) -> str:
-    """The block for one study, in Markdown, from the tables alone: the summary, both graphs and all grids."""
-    graphs = {"Test loss by epoch": "test_loss", "Test accuracy by epoch": "test_accuracy"}
-    grids = {f"Ten misclassified images, {plain(group)}": grid_name(group) for group in with_grid(tables)}
-    pictures = [picture(text, name, figures_at) for text, name in {**graphs, **grids}.items()]
-    return "\n\n".join([pages.assignment_table(shown(tables)), *pictures])
-
-
-def picture(text: str, name: str, folder: Path) -> str:
-    """A figure in Markdown."""
-    return f"![{text}]({quote((folder / name).as_posix())}.png)"
-
-
-def render_all(tables: dict[str, Tables], *, figures_at: Path) -> str:
-    """The README's block from an export: the assignment's answer, graphs and grids, then an experiment's findings each
-    with its figure; choices on held-out images, which have none, stand last."""
-    if FIRST not in tables:
-        raise ReportError(f"the export has no experiment {FIRST!r}; it has {', '.join(map(one_line, tables))}")
-    lines = [render(tables[FIRST], figures_at=figures_at / FIRST), "## Findings"]
-    lines += [finding(FIRST, tables[FIRST], ERRORS, "errors_common", figures_at)]
-    others = sorted((name for name in tables if name != FIRST), key=lambda name: not pages.page_of(name).main)
-    for name in others:
-        question = parts_of(tables[name]).get("Question", name)
-        lines.append(finding(name, tables[name], question, pages.page_of(name).main, figures_at))
-    return "\n\n".join([*lines, "### What it took", effort(tables.values())])
-
-
-def effort(every: Iterable[Tables]) -> str:
-    """How many runs these experiments are made of, and the hours that their epochs took; a run that two share counts
-    once."""
-    seen: set[str] = set()
-    hours = 0.0
-    for tables in every:
-        rows = tables.results[~tables.results["run_id"].isin(seen)]
-        hours += pages.hours(replace(tables, results=rows))
-        seen |= set(rows["run_id"])
-    return f"{counted(len(seen), 'run')}, whose epochs took {hours:.1f} hours on the machines that ran them."
-
-
-def finding(name: str, tables: Tables, question: str, figure: str, figures_at: Path) -> str:
-    """What an experiment found, with a figure and the way to its page."""
-    said = "\n".join(f"- {text}" for text in pages.page_of(name).findings(shown(tables))[:IN_README])
-    pictures = [picture(plain(question), figure, figures_at / name)] if figure else []
-    link = f"All of it, and the command: [{plain(name)}]({quote((figures_at / name / PAGE).as_posix())})."
-    return "\n\n".join([f"### {plain(question)}", said, *pictures, link])
+    return f"{text[: text.index(START)]}{START}\n{block.strip()}\n{text[text.index(END) :]}"

@@ -151,18 +151,18 @@ def differences(comparisons: Sequence[Comparison], note: str) -> Figure:
 
 
 def sweep(table: pd.DataFrame, note: str, *, x: str, y: Quantity, settings: bool = False) -> Figure:
-    """A line for each group over `x`, one of `SETTINGS`, on a log scale: the mean over seeds of `y`.
+    """A line for each group over the setting `x`, on a log scale: the mean over seeds of `y`.
 
     The bars reach from the lowest to the highest seed; a point at 0 stands left of a gap. The boolean column `diverged`
     tells which runs did. With `settings` the groups are other settings than `x`, and no norms.
     """
-    names = list(table["group"].unique())
+    label, names = SETTINGS.get(x, x.replace("_", " ")), list(table["group"].unique())
     looks = setting_styles(names) if settings else norm_styles(names)
     words = np.where(table["diverged"], "diverged", np.where(table[y.column].isna(), y.missing, ""))
     scaled = (100 if y.unit in ("error", "percent") else 1) * table[y.column].astype(float)
     data = table.assign(x=table[x].astype(float), y=100 - scaled if y.unit == "error" else scaled, word=words)
     places = _places(sorted(data["x"].unique()))
-    over, of = SETTINGS[x].split(",")[0], y.label.split(",")[0]
+    over, of = label.split(",")[0], y.label.split(",")[0]
     figure = start(f"{of[:1].upper()}{of[1:]} by {over}", note)
     axes = figure.subplots()
     for row, (group, look) in enumerate(looks.items()):
@@ -170,7 +170,7 @@ def sweep(table: pd.DataFrame, note: str, *, x: str, y: Quantity, settings: bool
         _sweep_line(axes, data[data["group"] == group], places, aside, label=group, **look)
     log_y = y.unit in ("error", "number, log scale")
     _x_axis(axes, places)
-    axes.set_xlabel(f"{SETTINGS[x]} (log scale)")
+    axes.set_xlabel(f"{label} (log scale)")
     axes.set_ylabel(y.label + " (log scale)" * log_y)
     if log_y:
         axes.set_yscale("log")

@@ -1,12 +1,13 @@
 """Runs of the tracking server to the exported tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from normstudy.errors import one_line
+from normstudy.experiment import About
 from normstudy.figures import ten_worst
 from normstudy.provenance import archives, unpacked
 from normstudy.report.compare import finished
@@ -25,9 +26,7 @@ LAST = {
 }
 
 
-def tables_of(
-    kind: type[T], study: str, records: Sequence[TrialRecord], *, parts: Mapping[str, str] | None = None
-) -> T:
+def tables_of(kind: type[T], study: str, records: Sequence[TrialRecord], *, about: About | None = None) -> T:
     """The tables of this kind that are exported of these runs."""
     results = pd.DataFrame([_result(study, record) for record in records])
     tables = Tables(
@@ -35,7 +34,7 @@ def tables_of(
         results=results,
         epochs=stacked([record.epochs.reset_index() for record in records], results),
         misclassified=stacked([record.misclassified for record in records], results),
-        parts=parts or {},
+        about=about or About(),
     )
     more = {
         str(measure): stacked([_measured(record, measure) for record in records], results)

@@ -1,18 +1,92 @@
-"""Which test images are misclassified by which norm: figures and findings from the exported tables alone."""
+"""Which test images every group misclassifies, and which one alone: figures and facts from the tables alone.
+
+A table of `shares` has a row a test image that any run gets wrong, ascending, and a column a group, in the order of the
+results: the share of its seeds, as a fraction, that gets the image wrong.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normstudy import figures
-from normstudy.report import error_charts, error_sets
-from normstudy.report.compare import curve_figures, finished, note, seeds_figures
+from normstudy import figures as plots
+from normstudy.report import error_charts
+from normstudy.report.compare import Facts, curve_figures, finished, mean_accuracies, note, seeds_figures
+from normstudy.report.sweeps import GOAL, epochs_to_goal
 from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
-from normstudy.report.text import has_several_seeds
+from normstudy.tracking import Metric
 
 CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
+# Test images of MNIST whose label fewer than 3 of 5 human raters confirmed, with the label that 3 or more gave instead;
+# None where as many agreed on none. Northcutt, Athalye, Mueller 2021, "Pervasive Label Errors in Test Sets Destabilize
+# Machine Learning Benchmarks", which counts these 15; votes: github.com/cleanlab/label-errors, mturk/mnist_mturk.json,
+# commit 5457895e. The raters saw only images that a classifier had flagged: a label not listed here can be wrong too.
+RELABELLED = {947: 9, 1621: 6, 1901: 4, 2462: 0, 2597: 3, 3558: 0, 5937: 3, 6651: 6, 6783: 6, 9729: 6}
+LABEL_ERRORS: Mapping[int, int | None] = {**RELABELLED, **dict.fromkeys((2130, 2654, 3520, 8527, 9679))}
+
+
+def counts(tables: Tables, keys: Sequence[str]) -> pd.DataFrame:
+    """How many misclassified images have these keys, over all seeds: a row a key, ascending; a column a group."""
+    groups = list(dict.fromkeys(tables.results["group"]))
+    found = tables.misclassified.pivot_table(
+        index=list(keys), columns="group", values="seed", aggfunc="count", fill_value=0
+    )
+    return found.reindex(columns=groups, fill_value=0).rename_axis(columns="group")
+
+
+def means(tables: Tables, keys: Sequence[str]) -> pd.DataFrame:
+    """The same, a mean over each group's seeds."""
+    return counts(tables, keys) / tables.results.groupby("group", sort=False).size()
+
+
+def shares(tables: Tables) -> pd.DataFrame:
+    """The share of each group's seeds that gets an image wrong."""
+    return means(tables, ["index"])
+
+
+def common(shares: pd.DataFrame) -> list[int]:
+    """Images that every seed of every group gets wrong, ascending."""
+    return [int(image) for image in shares.index[(shares == 1).all(axis=1)]]
+
+
+def unique_to(shares: pd.DataFrame, group: str) -> pd.Series:
+    """Images that seeds of this group alone get wrong, and the share that does, most first.
+
+    Strict: one seed of another group that errs takes the image off the list.
+    """
+    alone = (shares[group] > 0) & (shares.drop(columns=group) == 0).all(axis=1)
+    return shares.loc[alone, group].sort_values(ascending=False, kind="stable")
+
+
+def overlap(shares: pd.DataFrame) -> pd.Series:
+    """How many images each combination of groups has in common, most first: what an UpSet plot shows.
+
+    An image counts for a group when MORE than half of its seeds get it wrong. The index has a level a group, of
+    booleans; a combination without an image is left out, and so are the images that count for no group.
+
+    Lex et al. 2014, "UpSet: Visualization of Intersecting Sets".
+    """
+    wrong = shares > 0.5
+    found = wrong[wrong.any(axis=1)].value_counts(sort=False).sort_index()
+    return found.sort_values(ascending=False, kind="stable").rename("images")
+
+
+def accuracy_by_class(tables: Tables) -> pd.DataFrame:
+    """Accuracy on each digit as a fraction, mean over seeds: a row a group, a column a class, ascending."""
+    classes = pd.Series(CLASS_COUNTS)
+    errors = means(tables, ["true"]).reindex(classes.index, fill_value=0.0)
+    return 1 - errors.div(classes, axis="index").T.rename_axis(columns="class")
+
+
+def confusions(tables: Tables, top: int = 10) -> pd.DataFrame:
+    """The `top` most frequent confusions: columns true and predicted, then a column a group with images a seed, a mean.
+
+    Ranked by the mean of the groups' means, so that a group with more seeds counts no more; then by true, predicted.
+    """
+    found = means(tables, ["true", "predicted"])
+    order = found.mean(axis=1).round(12).sort_values(ascending=False, kind="stable").index[:top]
+    return found.loc[order].rename_axis(columns=None).reset_index()
 
 
 def figures_of(tables: ErrorTables) -> dict[str, Figure]:
@@ -21,11 +95,11 @@ def figures_of(tables: ErrorTables) -> dict[str, Figure]:
     Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
     """
     groups, tables = with_grid(tables), finished(tables)
-    shared = {"shared_statistics": figures.shared_statistics()}
+    shared = {"shared_statistics": plots.shared_statistics()}
     if tables.results.empty:
         return shared
     found = curve_figures(tables) | shared | {grid_name(group): grid_of(tables, group) for group in groups}
-    if has_several_seeds(tables.results):
+    if tables.results["group"].duplicated().any():
         found |= seeds_figures(tables)
         if set(tables.results["dataset"]) == {"mnist"}:
             found |= error_figures(tables)
@@ -44,9 +118,9 @@ def grid_of(tables: ErrorTables, group: str) -> Figure:
     run = runs.loc[runs["seed"].idxmin()]
     wrong = tables.misclassified[tables.misclassified["run_id"] == run["run_id"]]
     name = f"{group}, seed {run['seed']}" if len(runs) > 1 else group
-    title = figures.grid_title(name, run["test_accuracy"], len(wrong), TEST_IMAGES)
-    ten = figures.ten_worst(wrong)
-    return figures.misclassified_grid(pixels(tables.images, ten["index"].tolist()), ten, title)
+    title = plots.grid_title(name, run["test_accuracy"], len(wrong), TEST_IMAGES)
+    ten = plots.ten_worst(wrong)
+    return plots.misclassified_grid(pixels(tables.images, ten["index"].tolist()), ten, title)
 
 
 def grid_name(group: str) -> str:
@@ -56,121 +130,80 @@ def grid_name(group: str) -> str:
 
 def error_figures(tables: ErrorTables) -> dict[str, Figure]:
     """Overlap, classes, confusions, and the grids of images that all get wrong or one group alone."""
-    results, wrong = tables.results, tables.misclassified
-    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
-    common = error_sets.common(agreed, seeds)
+    wrong, groups = shares(tables), tables.results.groupby("group", sort=False).size()
     majority = note(tables, "an image counts for a group when more than half of its seeds get it wrong")
-    found = {
-        "errors_overlap": error_charts.upset(error_sets.overlap(agreed, seeds), majority),
-        "errors_by_class": error_charts.per_class(
-            error_sets.per_class(wrong, results, CLASS_COUNTS), note(tables, "marks: means over seeds")
-        ),
-        "confusions": error_charts.confusion_pairs(
-            error_sets.confusions(wrong, results), note(tables, "bars: means over seeds")
-        ),
-        "errors_common": _grid(
-            tables,
-            agreed,
-            common_ten(tables),
-            "Test images that every seed of every norm gets wrong",
-            f"all {len(common)}"
-            if len(common) <= 10
-            else f"the first 10 of {len(common)}, by their place in the test set",
-            f"{len(results)} runs",
-        ),
+    both = common(wrong)
+    shown = f"all {len(both)}" if len(both) <= 10 else f"the first 10 of {len(both)}, by their place in the test set"
+    title, runs = "Test images that every seed of every norm gets wrong", len(tables.results)
+    numbers = counts(tables, ["index"])
+    figures = {
+        "errors_overlap": error_charts.upset(overlap(wrong), majority),
+        "errors_by_class": error_charts.per_class(accuracy_by_class(tables), note(tables, "marks: means over seeds")),
+        "confusions": error_charts.confusion_pairs(confusions(tables), note(tables, "bars: means over seeds")),
+        "errors_common": _grid(tables, numbers, both[:10], title, shown, f"{runs} runs"),
     }
-    for group, number in seeds.items():
-        alone = error_sets.unique_to(agreed, group)
+    for group, seeds in groups.items():
+        found = unique_to(wrong, str(group))
         title = f"Test images that seeds of {group} alone get wrong"
-        shown = f"the 10 of {len(alone)} on which most of its seeds agree" if len(alone) > 10 else f"all {len(alone)}"
-        who, ten = f"{number} seeds", unique_ten(tables, group)
-        found[f"errors_only_{slug(group)}"] = _grid(tables, agreed, ten, title, shown, who)
-    return found
-
-
-def common_ten(tables: Tables) -> list[int]:
-    """The first ten images that every run gets wrong."""
-    agreed = error_sets.agreement(tables.misclassified, tables.results)
-    return error_sets.common(agreed, error_sets.seeds_by_group(tables.results))[:10]
-
-
-def unique_ten(tables: Tables, group: str) -> list[int]:
-    """The ten images on which most seeds of a group err, and no seed of another."""
-    agreed = error_sets.agreement(tables.misclassified, tables.results)
-    return [int(index) for index in error_sets.unique_to(agreed, group).index[:10]]
+        shown = f"the 10 of {len(found)} on which most of its seeds agree" if len(found) > 10 else f"all {len(found)}"
+        ten = [int(index) for index in found.index[:10]]
+        figures[f"errors_only_{slug(str(group))}"] = _grid(tables, numbers, ten, title, shown, f"{seeds} seeds")
+    return figures
 
 
 def pictured(tables: Tables) -> set[int]:
     """Every image that `error_figures` shows."""
-    groups = tables.results["group"].unique()
-    return {*common_ten(tables), *(index for group in groups for index in unique_ten(tables, group))}
+    wrong = shares(tables)
+    return {*common(wrong)[:10], *(int(index) for group in wrong for index in unique_to(wrong, group).index[:10])}
 
 
 def _grid(
-    tables: ErrorTables, agreed: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str
+    tables: ErrorTables, numbers: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str
 ) -> Figure:
-    captions = [_caption(tables.misclassified, agreed, index, who) for index in indices]
+    captions = [_caption(tables.misclassified, index, f"{numbers.loc[index].sum()} of {who}") for index in indices]
     return error_charts.image_grid(pixels(tables.images, indices), captions, title, note(tables, f"shown: {shown}"))
 
 
-def _caption(wrong: pd.DataFrame, agreed: pd.DataFrame, index: int, who: str) -> str:
+def _caption(wrong: pd.DataFrame, index: int, who: str) -> str:
     rows = wrong[wrong["index"] == index]
     read = rows["predicted"].value_counts(sort=True)
     most = f"read as {read.index[0]}" + (f" or {read.index[1]}" if len(read) > 1 else "")
-    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", f"{agreed.loc[index].sum()} of {who}"]
-    if index in error_sets.LABEL_ERRORS:
-        raters = error_sets.LABEL_ERRORS[index]
+    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", who]
+    if index in LABEL_ERRORS:
+        raters = LABEL_ERRORS[index]
         lines.append("label in dispute" if raters is None else f"label wrong: raters say {raters}")
     return "\n".join(lines)
 
 
-def errors(tables: Tables) -> list[str]:
-    """What the errors have in common, and what is a norm's own."""
-    results, wrong = tables.results, tables.misclassified
-    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
-    common = error_sets.common(agreed, seeds)
-    only = {group: error_sets.unique_to(agreed, group)["seeds"] for group in seeds}
-    if agreed.empty:
-        return [f"None of the {len(results)} runs misclassified a test image."]
-    alone = "; ".join(_alone(group, found, seeds[group]) for group, found in only.items())
-    pair = error_sets.confusions(wrong, results, top=1).iloc[0]
-    counts = ", ".join(f"{group} {pair[group]:.1f}" for group in seeds)
-    return [
-        f"Of {TEST_IMAGES:,} test images at least one of the {len(results)} runs gets {len(agreed):,} wrong, "
-        + (_shared(common, wrong) if common else "and none is wrong in all runs."),
-        f"Images that seeds of one group alone get wrong: {alone}.",
-        f"The most frequent confusion is {pair['true']:.0f} read as {pair['predicted']:.0f}, mean over seeds: {counts} "
-        "images.",
-    ]
-
-
-def chance(tables: Tables) -> str:
-    """How many of a run's errors are its seed's own, and how many those of most seeds of its group."""
-    results, wrong = tables.results, tables.misclassified
-    agreed, seeds = error_sets.agreement(wrong, results), error_sets.seeds_by_group(results)
-    every = error_sets.shares(agreed, seeds)  # of a group's seeds: summed over images, the errors of its mean run
-    few = every.where(every <= 0.5, 0)
-    counts = [f"{group} {few[group].sum():.1f} of {every[group].sum():.1f}" for group in seeds]
-    return (
-        "Errors of a run on images that at least half of its group's seeds get right, so that another seed may have "
-        f"spared them, mean over seeds: {', '.join(counts)}."
-    )
-
-
-def _shared(common: Sequence[int], wrong: pd.DataFrame) -> str:
-    disputed = [index for index in common if index in error_sets.LABEL_ERRORS]
-    return (
-        f"and all runs get {len(common)} wrong: {100 * wrong['index'].isin(common).mean():.0f} % of all errors. Human "
-        f"raters rejected the labels of {len(error_sets.LABEL_ERRORS)} test images (Northcutt et al. 2021), of which "
-        f"{len(disputed)} are among the {len(common)}."
-    )
-
-
-def _alone(group: str, agreeing: pd.Series, seeds: int) -> str:
-    if not len(agreeing):
-        return f"{group} none"
-    agree = f" (at most {agreeing.max()} of its {seeds} seeds agree on one)" if seeds > 1 else ""
-    return f"{group} {len(agreeing)}{agree}"
+def errors(tables: Tables) -> Facts:
+    """What the errors of several seeds have in common, what is a group's own, and what picking would make of the runs;
+    of the runs that ended, and nothing of single seeds.
+    """
+    tables = finished(tables)
+    results, wrong = tables.results, shares(tables)
+    if not results["group"].duplicated().any():
+        return {"runs": 0}
+    both, accuracies = common(wrong), mean_accuracies(tables)
+    best = tables.epochs.groupby("group", sort=False)[str(Metric.TEST_ACCURACY)].max().to_dict()
+    first = epochs_to_goal(tables).groupby(results["group"], sort=False)
+    return {
+        "runs": len(results),
+        "seeds": results.groupby("group", sort=False).size().to_dict(),
+        "images": len(wrong),
+        "common": both,
+        "common_share": tables.misclassified["index"].isin(both).mean(),
+        "label_errors": LABEL_ERRORS if set(results["dataset"]) == {"mnist"} else {},
+        "unique": {group: unique_to(wrong, group).tolist() for group in wrong},
+        "confusion": confusions(tables, top=1).to_dict("records"),
+        # summed over images, shares are the errors of a mean run; those of at most half of the seeds, chance's
+        "by_chance": {group: (rows[rows <= 0.5].sum(), rows.sum()) for group, rows in wrong.items()},
+        "targets": tables.about.targets,
+        "means": accuracies,
+        "best_epochs": best,
+        "gained": max(best[group] - accuracies[group] for group in best),
+        "goal": GOAL,
+        "epochs_to_goal": first.agg(lambda epochs: epochs.mean(skipna=False)).to_dict(),
+    }
 
 
 def slug(text: str) -> str:

@@ -1,15 +1,17 @@
-"""What the experiments that turn one knob say: figures and findings from their tables alone.
+"""Experiments that vary one setting: what their pages state, and their figures, from the tables alone.
 
 A run that diverged has no accuracy; it is named, and never averaged.
 """
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from normstudy.config import TrainConfig
+from normstudy.errors import ReportError
 from normstudy.report import charts
-from normstudy.report.compare import counted, note
+from normstudy.report.compare import Facts, note
 from normstudy.report.tables import Tables
+from normstudy.report.text import counted, markdown_table, percent, sample
 from normstudy.stats import ROUNDING
 from normstudy.tracking import Metric
 
@@ -24,11 +26,6 @@ def by_norm(tables: Tables) -> pd.DataFrame:
     return rows.assign(group=rows["norm"].str.upper(), diverged=rows["diverged_at"].notna())
 
 
-def name(value: float) -> str:
-    """A setting's value, short."""
-    return f"{value:g}"
-
-
 def cell_means(rows: pd.DataFrame, setting: str, value: str = "test_accuracy") -> pd.DataFrame:
     """Mean over seeds, a row a value of the setting, ascending, and a column a norm; missing where any seed has none.
 
@@ -38,9 +35,55 @@ def cell_means(rows: pd.DataFrame, setting: str, value: str = "test_accuracy") -
     return means.unstack("group")[list(dict.fromkeys(rows["group"]))].sort_index()
 
 
-def percent(fraction: float, digits: int = 2) -> str:
-    """A share as a percentage; `diverged` for the mean of a cell of which a seed diverged."""
-    return "diverged" if np.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
+def sweep_table(
+    tables: Tables, setting: str, title: str = "", rows: pd.DataFrame | None = None, *, how: str = ""
+) -> str:
+    """Mean test accuracy by a setting and the norm; how many runs diverged where any did; empty where nothing ran."""
+    rows = by_norm(tables) if rows is None else rows
+    norms = list(dict.fromkeys(rows["group"]))
+    cells = [
+        [f"{value:g}", *(_cell(runs[runs["group"] == norm]) for norm in norms)] for value, runs in rows.groupby(setting)
+    ]
+    table = markdown_table([title or setting.replace("_", " "), *norms], cells)
+    return f"{table}\n\nMean test accuracy at the last epoch, {sample(tables.results)}{how}."
+
+
+def _cell(runs: pd.DataFrame) -> str:
+    failed = int(runs["diverged"].sum())
+    if failed == len(runs):
+        return "diverged" if failed else ""
+    return percent(runs["test_accuracy"].mean()) + (f", {failed} of {len(runs)} diverged" if failed else "")
+
+
+def varied(tables: Tables) -> str:
+    """The setting that a sweep varies. Raises `ReportError` unless it is one number, beside the norm and the seed."""
+    found = [name for name in TrainConfig.model_fields if name in tables.results and tables.results[name].nunique() > 1]
+    found = [name for name in found if name not in ("norm", "seed")]
+    if len(found) != 1 or tables.results[found[0]].dtype.kind not in "if":
+        raise ReportError(f"report=sweep: {', '.join(found) or 'no setting'} varies; expected one that is a number")
+    return found[0]
+
+
+def sweep_figures(tables: Tables) -> dict[str, Figure]:
+    """Errors over the setting that is varied."""
+    return {"accuracy": charts.sweep(by_norm(tables), note(tables), x=varied(tables), y=charts.TEST_ERROR)}
+
+
+def sweep(tables: Tables) -> Facts:
+    """For each norm the best value of the setting, and where it diverged."""
+    setting = varied(tables)
+    return {"setting": setting.replace("_", " "), "norms": _norms(by_norm(tables), setting)}
+
+
+def _norms(rows: pd.DataFrame, setting: str) -> dict[str, Facts]:
+    """Each norm's mean accuracy by value of the setting, the best value, and where how many of its runs diverged."""
+    norms = {}
+    for norm, mean in cell_means(rows, setting).items():
+        lost = rows[rows["group"] == norm].groupby(setting)["diverged"].agg(["sum", "size"])
+        diverged = [tuple(cell) for cell in lost[lost["sum"] > 0].itertuples()]
+        norms[str(norm)] = {"mean": mean.dropna(), "best": mean.idxmax() if mean.notna().any() else None}
+        norms[str(norm)]["diverged"] = diverged
+    return norms
 
 
 def tuned(tables: Tables) -> pd.DataFrame:
@@ -68,57 +111,36 @@ def batch_size_figures(tables: Tables) -> dict[str, Figure]:
     }
 
 
-def batch_size(tables: Tables) -> list[str]:
-    """Whether BatchNorm falls at batches of 2."""
+def batch_size(tables: Tables) -> Facts:
+    """Whether BatchNorm falls at batches of 2: errors at the smallest, the usual and the largest batches; in how many
+    cells the chosen rate had no neighbour on one side, so that another one may do better.
+    """
     rows = tuned(tables)
-    mean = cell_means(rows, "batch_size")
-    smallest, largest = mean.index.min(), mean.index.max()
-    shown = sorted({smallest, largest, *mean.index.intersection([USUAL])})
-    lines = []
-    for norm, column in mean.items():
-        errors = (1 - column).round(ROUNDING)
-        text = ", ".join(f"{percent(errors[size])} at batches of {size}" for size in shown)
-        line = f"{norm}: test error {text}"
-        if USUAL in shown and smallest != USUAL and errors[[smallest, USUAL]].notna().all():
-            line += f"; at {smallest} it is {errors[smallest] / errors[USUAL]:.1f} times that at {USUAL}"
-        lines.append(f"{line}.")
-    lines.append(_at_the_end(rows, by_norm(tables)))
-    best = [f"{norm} {mean[norm].idxmax()}" for norm in mean if mean[norm].notna().any()]
-    return [*lines, f"Batch size with the lowest test error: {', '.join(best) or 'none, as all diverged'}."]
-
-
-def _at_the_end(kept: pd.DataFrame, every: pd.DataFrame) -> str:
-    """In how many cells the chosen rate had no neighbour on one side, so that another one may do better."""
-    cells = ["group", "batch_size"]
-    tried = every.groupby(cells)["lr"].agg(["min", "max"])
-    chosen = kept.groupby(cells)["lr"].first()
-    ends = int(((chosen == tried["min"]) | (chosen == tried["max"])).sum())
-    return f"The chosen learning rate is the lowest or the highest that was tried in {ends} of {len(chosen)} cells."
+    errors = (1 - cell_means(rows, "batch_size")).round(ROUNDING)
+    sizes = sorted({errors.index.min(), errors.index.max(), *errors.index.intersection([USUAL])})
+    tried = by_norm(tables).groupby(["group", "batch_size"])["lr"].agg(["min", "max"])
+    chosen = rows.groupby(["group", "batch_size"])["lr"].first()
+    return {
+        "errors": {str(norm): column.loc[sizes].to_dict() for norm, column in errors.items()},
+        "smallest": sizes[0],
+        "usual": USUAL if USUAL in sizes[1:] else None,
+        "at_an_end": int(((chosen == tried["min"]) | (chosen == tried["max"])).sum()),
+        "cells": len(chosen),
+        "best": {str(norm): column.idxmin() for norm, column in errors.items() if column.notna().any()},
+    }
 
 
 def epochs_to_goal(tables: Tables) -> pd.Series:
     """The first epoch of each run, in the order of the results, whose test accuracy is 99 % or more; missing where none
-    is."""
+    is.
+    """
     reached = tables.epochs[tables.epochs[str(Metric.TEST_ACCURACY)] >= GOAL]
     return tables.results["run_id"].map(reached.groupby("run_id")["epoch"].min())
 
 
-def with_goal(tables: Tables) -> pd.DataFrame:
-    """The results with the norm as group and `epochs_to_goal`."""
-    return by_norm(tables).assign(epochs_to_goal=epochs_to_goal(tables))
-
-
-def goal(tables: Tables) -> str:
-    """How long each group takes to 99 %."""
-    by_group = epochs_to_goal(tables).groupby(tables.results["group"], sort=False)
-    means = by_group.agg(lambda first: first.mean(skipna=False))
-    said = [f"{group} {'not in every run' if np.isnan(mean) else f'{mean:.1f}'}" for group, mean in means.items()]
-    return f"Epochs to {100 * GOAL:.0f} % test accuracy, mean over seeds: {', '.join(said)}."
-
-
 def learning_rate_figures(tables: Tables) -> dict[str, Figure]:
     """Errors over the learning rate, and epochs to 99 %, unless all that get there take as many."""
-    rows = with_goal(tables)
+    rows = by_norm(tables).assign(epochs_to_goal=epochs_to_goal(tables))
     figures = {"accuracy": charts.sweep(rows, note(tables), x="lr", y=charts.TEST_ERROR)}
     if rows["epochs_to_goal"].nunique() > 1:
         epochs = charts.Quantity(
@@ -128,35 +150,15 @@ def learning_rate_figures(tables: Tables) -> dict[str, Figure]:
     return figures
 
 
-def learning_rate(tables: Tables) -> list[str]:
-    """The range in which each norm trains."""
-    rows = with_goal(tables)
-    return [f"{norm} {_trains(runs)}." for norm, runs in rows.groupby("group", sort=False)]
-
-
-def _trains(runs: pd.DataFrame) -> str:
-    lowest = runs.groupby("lr")["test_accuracy"].agg(lambda values: values.min(skipna=False))
-    mean = runs.groupby("lr")["test_accuracy"].agg(lambda values: values.mean(skipna=False))
-    parts = [f"trains to {100 * TRAINS:.0f} % or more {_ranges(lowest >= TRAINS)}"]
-    if mean.notna().any():
-        parts[0] += f", best at {name(mean.idxmax())} ({percent(mean.max())})"
-    ended = runs[~runs["diverged"]]
-    goal = ended["epochs_to_goal"].min()
-    if (lowest >= TRAINS).any():
-        after = "" if np.isnan(goal) else f"after {counted(int(goal), 'epoch')} at the earliest"
-        parts.append(f"{100 * GOAL:.0f} % {after or 'not reached'}")
-    counts = runs.groupby("lr")["diverged"].agg(["sum", "size"])
-    if diverged := [
-        name(rate) + (f" ({some} of {every} runs)" if some < every else "")
-        for rate, some, every in counts[counts["sum"] > 0].itertuples()
-    ]:
-        parts.append(f"diverged at {', '.join(diverged)}")
-    return "; ".join(parts)
-
-
-def _ranges(trains: pd.Series) -> str:
-    """The unbroken ranges of rates at which a norm trains."""
-    spans = (trains != trains.shift()).cumsum()[trains]
-    found = [list(rates.index) for _, rates in spans.groupby(spans)]
-    texts = [f"from {name(r[0])} to {name(r[-1])}" if len(r) > 1 else f"at {name(r[0])} alone" for r in found]
-    return " and ".join(texts) or "nowhere"
+def learning_rate(tables: Tables) -> Facts:
+    """The ranges of rates in which every run of a norm trains, and the first epoch in which one gets to 99 %."""
+    rows = by_norm(tables).assign(epochs_to_goal=epochs_to_goal(tables))
+    norms = _norms(rows, "lr")
+    for norm, facts in norms.items():
+        runs = rows[rows["group"] == norm]
+        trains = runs.groupby("lr")["test_accuracy"].agg(lambda values: values.min(skipna=False)) >= TRAINS
+        unbroken = (trains != trains.shift()).cumsum()[trains]
+        facts["ranges"] = [(rates.index[0], rates.index[-1]) for _, rates in unbroken.groupby(unbroken)]
+        first = runs.loc[~runs["diverged"], "epochs_to_goal"].min()
+        facts["first"] = None if pd.isna(first) else counted(int(first), "epoch")
+    return {"norms": norms, "trains": TRAINS, "goal": GOAL}

@@ -1,6 +1,5 @@
 """The exported tables: all that figures and pages are made of, and the only thing that is kept of the runs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,14 +7,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
-from normstudy.config import TrainConfig
+from normstudy.config import TrainConfig, in_one_line
 from normstudy.errors import ConfigError, ReportError, one_line
+from normstudy.experiment import About
 from normstudy.files import write_atomically
 from normstudy.report.validation import read_table, require_same_runs
 from normstudy.tracking import Measure
 
-PARTS = "experiment.json"
+ABOUT = "experiment.json"
 TEST_IMAGES = 10_000
 T = TypeVar("T", bound="Tables")
 
@@ -26,7 +27,7 @@ class Tables:
     tables is a type of its own.
 
     A group is the runs that are the same but for the seed; the column `group` has its label, and with the seed it names
-    the run. A run that diverged has the step in `diverged_at` and no numbers. `parts` is what the experiment's file
+    the run. A run that diverged has the step in `diverged_at` and no numbers. `about` is what the experiment's file
     says of it. `misclassified` is empty but in `ErrorTables`. `provenance` has the code, data and machine of each run,
     "unknown" where the run doesn't say.
     """
@@ -35,12 +36,12 @@ class Tables:
     epochs: pd.DataFrame
     misclassified: pd.DataFrame
     provenance: pd.DataFrame
-    parts: Mapping[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
 
     @classmethod
     def names(cls) -> list[str]:
         """The names of its tables, which are those of their files."""
-        return [field.name for field in fields(cls) if field.name != "parts"]
+        return [field.name for field in fields(cls) if field.name != "about"]
 
     @classmethod
     def measures(cls) -> list[Measure]:
@@ -57,9 +58,7 @@ class Tables:
             texts = table.select_dtypes(exclude=["number", "bool"])
             table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
             write_atomically(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
-        if self.parts:
-            text = json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(folder / PARTS, text.encode())
+        write_atomically(folder / ABOUT, TypeAdapter(About).dump_json(self.about, indent=1) + b"\n")
 
     @classmethod
     def load(cls: type[T], folder: Path) -> T:
@@ -75,7 +74,7 @@ class Tables:
             )
         frames = {name: read_table(path) for name, path in paths.items()}
         require_same_runs(frames, folder)
-        tables = cls(**frames, parts=read_parts(folder / PARTS))
+        tables = cls(**frames, about=read_about(folder / ABOUT))
         try:
             tables.configs()
         except ConfigError as error:
@@ -125,15 +124,18 @@ class CalibrationTables(Tables):
     reliability: pd.DataFrame
 
 
-def read_parts(path: Path) -> dict[str, str]:
-    """What the experiment's file says of it. Raises `ReportError` for a file that `Tables.save` didn't write."""
+def read_about(path: Path) -> About:
+    """What the experiment's file says of it; what says nothing where there is no such file. Raises `ReportError` for
+    one that `Tables.save` didn't write.
+    """
+    if not path.is_file():
+        return About()
     try:
-        parts = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{one_line(str(path))}: no JSON: {one_line(str(error))}") from None
-    if not isinstance(parts, dict) or not all(isinstance(text, str) for text in parts.values()):
-        raise ReportError(f"{one_line(str(path))}: no JSON object whose values are text")
-    return parts
+        return TypeAdapter(About).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ReportError(f"{one_line(str(path))}: {in_one_line(error)}") from None
+    except OSError as error:
+        raise ReportError(f"{one_line(str(path))}: can't be read: {one_line(str(error))}") from None
 
 
 def no_formula(text: Any) -> Any:

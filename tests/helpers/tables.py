@@ -1,6 +1,8 @@
 """Tables of an experiment, made by hand."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,12 +10,14 @@ import pandas as pd
 
 from helpers.project import PROJECT
 from normstudy.config import TrainConfig, group_labels
-from normstudy.experiment import load_experiment
+from normstudy.experiment import About, Kind, load_experiment
+from normstudy.report import pages
 from normstudy.report.tables import ErrorTables, PenaltyTables, Tables, image_table
 from normstudy.report.validation import PROVENANCE
 from normstudy.tracking import Metric
 
 T = TypeVar("T", bound=Tables)
+EMPTY = About()
 Accuracy = Callable[[TrainConfig], float | None]
 
 
@@ -33,7 +37,7 @@ def made(
     history: Callable[[TrainConfig], list[float]] | None = None,
     wrong: Callable[[TrainConfig], list[int]] | None = None,
     parameters: Callable[[TrainConfig], int] = lambda config: 7522,
-    parts: Mapping[str, str] | None = None,
+    about: About = EMPTY,
 ) -> ErrorTables:
     """Tables of these runs as the export has them; a run whose accuracy is None diverged at step 7, after an epoch.
 
@@ -80,7 +84,7 @@ def made(
         misclassified=pd.DataFrame(errors, columns=columns),
         provenance=unknown_origin([run["run_id"] for run in runs]),
         images=image_table(shown),
-        parts=parts or {},
+        about=about,
     )
 
 
@@ -91,7 +95,7 @@ def unknown_origin(run_ids: Sequence[Any]) -> pd.DataFrame:
 
 def of_kind(kind: type[T], tables: Tables, **more: pd.DataFrame) -> T:
     """The same tables, with more, or less, of another kind of experiment."""
-    kept = {name: value for name, value in vars(tables).items() if name in (*kind.names(), "parts")}
+    kept = {name: value for name, value in vars(tables).items() if name in (*kind.names(), "about")}
     return kind(**kept, **more)
 
 
@@ -138,3 +142,39 @@ def penalised(
     tables = made(trials("penalty"), accuracy)
     zeros = measured(tables, lambda config: [{"zero_share": 0.25 if config.norm == "bn" else 0.5}])
     return of_kind(PenaltyTables, tables, weights=zeros, statistics=measured(tables, kinds))
+
+
+def said(kind: Kind, tables: Tables) -> list[str]:
+    """The findings of these tables as those of an experiment of this kind."""
+    return pages.findings(replace(tables, about=About(report=kind)))
+
+
+def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> ErrorTables:
+    """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
+    trials = [
+        {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
+        for group, counts in errors.items()
+        for seed, count in zip(seeds or itertools.count(), counts, strict=False)
+    ]
+    results = pd.DataFrame(trials).assign(
+        variant="GN",
+        epochs=1,
+        parameters=7522,
+        test_loss=0.01,
+        train_accuracy=0.99,
+        seconds_per_epoch=1.0,
+        side_by_side=3,
+        stack=1,
+        cores=2,
+        diverged_at=np.nan,
+        test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
+    )
+    epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
+    wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
+    return ErrorTables(
+        results=results,
+        epochs=epochs,
+        misclassified=pd.DataFrame(wrong),
+        provenance=unknown_origin([*results["run_id"]]),
+        images=image_table({}),
+    )
