@@ -46,11 +46,11 @@ def test_assignment_is_the_three_main_variants_on_one_recipe() -> None:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_states_question_bet_method_and_command(path: Path) -> None:
+def test_every_experiment_states_question_prediction_method_and_command(path: Path) -> None:
     experiment = load_experiment(path, {})
     assert f"python -m normstudy study experiments/{path.name}" in experiment.parts["Command"]
     assert experiment.parts["Question"].partition("?")[1]
-    assert all(experiment.parts[part] for part in ("Bet", "Method"))
+    assert all(experiment.parts[part] for part in ("Prediction", "Method"))
     assert len({config.trial_key for config in experiment.configs}) == len(experiment.configs)
 
 
