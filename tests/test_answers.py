@@ -124,7 +124,7 @@ def test_the_first_group_has_a_target_of_its_own_whatever_the_others_reach() -> 
 
 def test_what_picking_would_give_is_the_best_epoch_of_the_best_seed_that_ended() -> None:
     histories = {("gn", 0): [0.5, 0.98], ("gn", 1): [0.99, 0.97], ("bn", 0): [0.9, 0.96], ("bn", 1): [0.995]}
-    configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm, seed in histories]  # type: ignore[arg-type]
+    configs = [TrainConfig(norm=norm, seed=seed, epochs=2) for norm, seed in histories]
     tables = made(
         configs,
         lambda config: None if (config.norm, config.seed) == ("bn", 1) else histories[config.norm, config.seed][-1],

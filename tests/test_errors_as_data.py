@@ -23,7 +23,7 @@ NOTHING: dict[tuple[str, int], list[int]] = {run: [] for run in WRONG}
 
 
 def tables_of(wrong: dict[tuple[str, int], list[int]]) -> ErrorTables:
-    configs = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm, seed in wrong]  # type: ignore[arg-type]
+    configs = [TrainConfig(norm=norm, epochs=2, seed=seed) for norm, seed in wrong]
     return made(configs, lambda config: 0.99, wrong=lambda config: wrong[config.norm, config.seed])
 
 

@@ -16,7 +16,7 @@ from normstudy.report.pages import readme_block
 from normstudy.report.tables import Tables
 
 RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"
-NAMES = sorted(folder.name for folder in RESULTS.iterdir())
+NAMES = sorted(file.parent.name for file in RESULTS.glob("*/results.csv"))
 
 
 def test_export_rebuilds_every_table_byte_for_byte_and_every_figure_pixel_for_pixel(tmp_path: Path) -> None:

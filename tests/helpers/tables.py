@@ -149,9 +149,9 @@ def said(kind: Kind, tables: Tables) -> list[str]:
     return pages.findings(replace(tables, about=About(report=kind)))
 
 
-def tables_from(errors: dict[str, list[int]], seeds: list[int] | None = None) -> ErrorTables:
+def tables_from(errors: Mapping[str, Sequence[int]], seeds: Sequence[int] | None = None) -> ErrorTables:
     """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
         for group, counts in errors.items()
         for seed, count in zip(seeds or itertools.count(), counts, strict=False)
