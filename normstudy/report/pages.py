@@ -23,8 +23,7 @@ from normstudy.report.tables import (
 )
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
 
-IN_README = 5  # findings of an experiment; its page has all
-ERRORS = "Which images does every network get wrong, and which only one norm's?"
+ERRORS = "Which images does every network misclassify, and which only one norm's?"
 ALTERNATIVES = {
     "means": "Test accuracy of each group: every seed, the mean and its interval",
     "differences": "Differences between groups with their intervals, and the margin of equivalence",
@@ -233,28 +232,43 @@ def answer_block(tables: Tables, *, figures_at: Path) -> str:
 
 
 def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
-    """The README's block from an export: the answer of the first study of errors, its graphs and grids, then what every
-    experiment found, each with its figure; choices on held-out images, which have none, stand last.
+    """The README's block from an export: the answer of the first study of errors, its graphs and grids, then the first
+    finding of every other experiment that is not a choice on held-out images.
     """
     main = next((name for name, tables in every.items() if tables.about.report == "errors"), None)
     if main is None:
         raise ReportError(
             f"the export has no experiment of the kind 'errors'; it has {', '.join(map(one_line, every))}"
         )
-    others = sorted((name for name in every if name != main), key=lambda name: not kind_of(every[name]).main)
-    experiments = [
-        {
-            "name": name,
-            "question": ERRORS if name == main else every[name].about.parts.get("Question", name),
-            "findings": findings(escaped(every[name]))[:IN_README],
-            "figure": "errors_common" if name == main else kind_of(every[name]).main,
-            "at": (figures_at / name).as_posix(),
-        }
-        for name in (main, *others)
-    ]
+    tables, at = escaped(every[main]), {name: (figures_at / name).as_posix() for name in every}
+    ended = tables.results["diverged_at"].isna().all()
     runs, hours = effort(every.values())
-    facts = {"answer": answer_block(every[main], figures_at=figures_at / main), "experiments": experiments}
-    return render("readme", {**facts, "runs": runs, "hours": hours})
+    facts = {
+        "summary": summary.summary(tables) if ended else None,
+        "table": results_table(tables),
+        "at": at[main],
+        "grids": {group: errors.grid_name(group) for group in errors.with_grid(every[main])},
+        "experiments": [
+            {
+                "question": ERRORS
+                if name == main
+                else one.about.parts.get("Question", name).split("? ")[0].rstrip("?") + "?",
+                "finding": next(iter(findings(escaped(one))), ""),
+                "short": one.about.parts.get("Scale-down", "nothing.") != "nothing.",
+                "at": at[name],
+            }
+            for name, one in every.items()
+            if one.about.report != "held_out"
+        ],
+        "choices": [
+            {"title": one.about.title or name, "at": at[name]}
+            for name, one in every.items()
+            if one.about.report == "held_out"
+        ],
+        "runs": runs,
+        "hours": hours,
+    }
+    return render("readme", facts)
 
 
 def effort(every: Iterable[Tables]) -> tuple[int, float]:

@@ -1,5 +1,6 @@
 """The answer of a study: the order of its groups, whether they are told apart, and how noisy that is."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -43,6 +44,7 @@ def summary(tables: Tables) -> Facts:
         "common": len(set.intersection(*wrong)),
         "any": len(set.union(*wrong)),
         "table": _table(results, several=several),
+        "brief": _brief(results, list(ranked.index)),
         "first_epoch": first.to_dict(),
     }
 
@@ -66,11 +68,7 @@ def _table(results: pd.DataFrame, *, several: bool) -> str:
     rows = []
     for group, runs in results.groupby("group", sort=False):
         n, mean = len(runs), runs.mean(numeric_only=True)
-        low, high = (
-            accuracy_interval(int(runs["errors"].iloc[0]), TEST_IMAGES)
-            if n == 1
-            else bootstrap_interval(runs["test_accuracy"].to_numpy(), np.random.default_rng(0))
-        )
+        low, high = _interval(runs)
         rows.append(
             [
                 *([str(group), str(n)] if several else [str(group)]),
@@ -83,3 +81,21 @@ def _table(results: pd.DataFrame, *, several: bool) -> str:
             ]
         )
     return markdown_table(["", "n", *head] if several else ["", *head], rows)
+
+
+def _brief(results: pd.DataFrame, groups: Sequence[str]) -> str:
+    """The groups in this order: how many runs, mean accuracy with its interval, errors."""
+    rows = []
+    for group in groups:
+        runs = results[results["group"] == group]
+        low, high = _interval(runs)
+        accuracy = f"{percent(runs['test_accuracy'].mean(), 3)} ({100 * low:.3f} to {100 * high:.3f})"
+        rows.append([group, str(len(runs)), accuracy, f"{runs['errors'].mean():.1f}"])
+    return markdown_table(["", "n", "test accuracy (95 % interval)", "errors"], rows)
+
+
+def _interval(runs: pd.DataFrame) -> tuple[float, float]:
+    """Of a group's accuracy: of the mean over seeds, or for one run of the sampling of images."""
+    if len(runs) == 1:
+        return accuracy_interval(int(runs["errors"].iloc[0]), TEST_IMAGES)
+    return bootstrap_interval(runs["test_accuracy"].to_numpy(), np.random.default_rng(0))
