@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from helpers.project import PROJECT, SMALL_OPTIONS, clean_environment
 
@@ -21,26 +20,33 @@ from normstudy.config import TrainConfig
 
 TITLE = "A smaller batch"
 NUMBER = 90
-REPORT = "groups"
 
 
 def trials() -> list[TrainConfig]:
     """Both batch sizes."""
     return [TrainConfig(batch_size=size, epochs=1, train_size=640) for size in (32, 64)]
 '''
-NORM = '''
-def root_mean_square_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
-    """No norm at all, which is enough for this test."""
-    return ChannelAffine(stack * channels)
+NAV = """
+from mkdocs.config import load_config
 
-
-NORMS:'''
+print(load_config("mkdocs.yml").plugins.on_config(load_config("mkdocs.yml"))["nav"])
+"""
+# a second name for LayerNorm is enough: what counts is that everything takes it up
+NORM = {
+    "normstudy/model.py": ('"ln": layer_norm,', '"ln": layer_norm,\n    "mine": layer_norm,'),
+    "normstudy/config.py": ('Literal["bn", "gn", "ln",', 'Literal["bn", "gn", "ln", "mine",'),
+    "normstudy/figures.py": (
+        '    "IN": {',
+        '    "MINE": {"color": "#56B4E9", "linestyle": "-", "marker": "*"},\n    "IN": {',
+    ),
+    "tests/test_model.py": ('    "ln": (1,', '    "mine": (1, (1, 2, 3, 4)),\n    "ln": (1,'),
+}
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The tracked files that a contributor changes, and what they need."""
-    for name in ("normstudy", "experiments", "results/assignment", "docs", "tests", ".ci"):
+    for name in ("normstudy", "experiments", "docs", "tests", ".ci"):
         shutil.copytree(PROJECT / name, tmp_path / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "pyproject.toml", "mkdocs.yml", "MLproject"):
         shutil.copy(PROJECT / name, tmp_path / "copy" / name)
@@ -57,14 +63,38 @@ def run(copy: Path, *command: str) -> str:
 def test_an_experiment_is_one_file(copy: Path) -> None:
     (copy / "experiments" / "mine.py").write_text(EXPERIMENT)
     run(copy, "normstudy", "study", "experiments/mine.py")
-    run(copy, "normstudy", "report", "experiments/mine.py", "--out", "report", "--export", "results")
+    run(copy, "normstudy", "report", "experiments/mine.py", "--export", "results", "--allow-dirty")
     run(copy, "normstudy", "report", "--from", "results", "--out", "docs/experiments", "--readme")
     page = (copy / "docs" / "experiments" / "mine" / "index.md").read_text()
     assert page.startswith("# Does a smaller batch help?")
     assert "**Prediction.** It does not." in page
-    assert (copy / "docs" / "experiments" / "mine" / "means.png").is_file()
-    assert "Does a smaller batch help?" in (copy / "README.md").read_text()
-    assert len(pd.read_csv(copy / "results" / "mine" / "results.csv")) == 2
-    assert "mine " in run(copy, "normstudy", "experiments")
-    run(copy, "mkdocs", "build", "--quiet", "--site-dir", "site")
-    assert ">A smaller batch<" in (copy / "site" / "index.html").read_text()
+    assert (copy / "docs" / "experiments" / "mine" / "test_loss.png").is_file()
+    assert "docs/experiments/mine/index.md" in (copy / "README.md").read_text()
+    assert run(copy, "normstudy", "experiments", "--commands").endswith("study experiments/mine.py\n")
+    (copy / "nav.py").write_text(NAV)
+    assert "'A smaller batch': 'experiments/mine/index.md'" in run(copy, "nav")
+
+
+def replace(copy: Path, file: str) -> None:
+    before, after = NORM[file]
+    text = (copy / file).read_text()
+    assert text.count(before) == 1, file
+    (copy / file).write_text(text.replace(before, after))
+
+
+def test_a_norm_is_one_row_and_tests_say_what_else_it_needs(copy: Path) -> None:
+    tests = [
+        "pytest",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *(f"tests/test_{name}.py" for name in ("model", "figures", "config")),
+    ]
+    replace(copy, "normstudy/model.py")
+    with pytest.raises(AssertionError, match="3 failed"):
+        run(copy, *tests, "-k", "marker or formula or choices")
+    for file in list(NORM)[1:]:
+        replace(copy, file)
+    run(copy, *tests, "-k", "marker or formula or stack or choices")
+    assert "test accuracy" in run(copy, "normstudy", "train", "--norm", "mine", *SMALL_OPTIONS)

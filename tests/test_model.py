@@ -19,19 +19,24 @@ from normstudy.model import (
 )
 
 CHANNELS, GROUPS = 8, 4
-# for each norm, the axes of the (N, groups, channels a group, H, W) view that share a mean and a variance
-SHARED_AXES = {"bn": (0, 3, 4), "gn": (2, 3, 4), "ln": (1, 2, 3, 4), "in": (3, 4)}
-# `ln` takes its statistics over all groups at once; `bn` and `in` keep every channel apart
-GROUPS_OF = {"bn": CHANNELS, "gn": GROUPS, "ln": 1, "in": CHANNELS}
+# for each norm the groups of its reference, and the axes of the (N, groups, channels per group, H, W) view that share a
+# mean and a variance: `ln` takes its statistics over all groups at once, `bn` and `in` keep every channel apart
+REFERENCE = {
+    "bn": (CHANNELS, (0, 3, 4)),
+    "gn": (GROUPS, (2, 3, 4)),
+    "ln": (1, (1, 2, 3, 4)),
+    "in": (CHANNELS, (3, 4)),
+}
 
 
 def reference(name: str, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """The formula, written out, in float64."""
     if name != "none":
         n, c, h, w = x.shape
-        grouped = x.view(n, GROUPS_OF[name], c // GROUPS_OF[name], h, w)
-        mean = grouped.mean(dim=SHARED_AXES[name], keepdim=True)
-        variance = ((grouped - mean) ** 2).mean(dim=SHARED_AXES[name], keepdim=True)
+        groups, axes = REFERENCE[name]
+        grouped = x.view(n, groups, c // groups, h, w)
+        mean = grouped.mean(dim=axes, keepdim=True)
+        variance = ((grouped - mean) ** 2).mean(dim=axes, keepdim=True)
         x = ((grouped - mean) / (variance + 1e-5).sqrt()).view(n, c, h, w)
     return x * scale[:, None, None] + shift[:, None, None]
 
@@ -133,7 +138,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused_with_both_numbers() 
 
 
 def test_unknown_norm_and_network_list_the_choices() -> None:
-    with pytest.raises(ValueError, match="unknown norm 'foo'; choose from bn, gn, ln, in, none"):
+    with pytest.raises(ValueError, match=f"unknown norm 'foo'; choose from {', '.join(NORMS)}"):
         DigitNet("foo")
     with pytest.raises(ValueError, match=f"unknown network 'foo'; choose from {', '.join(NETWORKS)}"):
         DigitNet("gn", network="foo")
