@@ -34,7 +34,7 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 def study_command(
     experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
     workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
-    stack: Annotated[int, typer.Option(min=0, help="seeds of a variant in lock-step; 0: all on a GPU, else 1")] = 0,
+    stack: Annotated[int, typer.Option(min=0, help="seeds of a variant trained together; 0: all on a GPU, else 1")] = 0,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="processes of this machine, or tasks of a Ray cluster")
     ] = "local",

@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     val_size: int = Field(0, ge=0, lt=TRAIN_IMAGES, description="training images held out for validation")
     train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads; another number gives other last bits")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads; with another number results differ slightly")
 
     @model_validator(mode="after")
     def _data_suffice(self) -> "TrainConfig":

@@ -38,7 +38,7 @@ def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopCheck = lam
 def train_together(
     configs: Sequence[TrainConfig], tracker: Tracker, *, stop_signal: StopCheck = lambda: None
 ) -> list[DigitNet]:
-    """`train`, for configurations that differ in nothing but the seed, in lock-step as one stacked network.
+    """`train`, for configurations that differ in nothing but the seed, together as one stacked network.
 
     Each seed has its own initial weights, data order, augmentation and run, and diverges alone, or is taken over by
     another process: the others go on, and the first error is raised when they have ended. Raises `ConfigError` where
@@ -150,9 +150,9 @@ def compute_metrics(
 
 
 def require_same_but_seed(configs: Sequence[TrainConfig]) -> None:
-    """Raises `ConfigError` for configurations that can't train in lock-step."""
+    """Raises `ConfigError` for configurations that can't train together."""
     if len({config.model_copy(update={"seed": 0}) for config in configs}) > 1:
-        raise ConfigError("stack: trials in lock-step may differ in nothing but the seed")
+        raise ConfigError("stack: trials that train together may differ in nothing but the seed")
     if len({config.seed for config in configs}) < len(configs):
         raise ConfigError("stack: two trials have the same seed")
 
@@ -170,7 +170,7 @@ def pick_device(name: str) -> torch.device:
 
 def make_reproducible(config: TrainConfig) -> None:
     """Seed torch, pin its threads, and take cuDNN's deterministic kernels."""
-    torch.set_num_threads(config.threads)  # 1 and 2 threads sum in another order: other last bits
+    torch.set_num_threads(config.threads)  # 1 and 2 threads sum in another order, so results differ slightly
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False

@@ -8,8 +8,7 @@ import pytest
 from helpers.artifacts import ROW, picture, table
 from PIL import PngImagePlugin
 
-from normstudy import robustness as shifts
-from normstudy.report.validation import CORRUPTIONS, MEASURES, logged_image, logged_measure, logged_table
+from normstudy.report.validation import MEASURES, logged_image, logged_measure, logged_table
 from normstudy.tracking import Measure
 
 NO_INDEX = ["../../evil", 10_000, -1, 2**70, 17.0, None]
@@ -102,7 +101,3 @@ def test_a_measures_table_that_no_measure_logs_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         logged_measure(measure)(measured(measure, **changed))
-
-
-def test_the_corruptions_that_are_let_in_are_those_that_are_measured() -> None:
-    assert {"none", *shifts.CORRUPTIONS} == CORRUPTIONS

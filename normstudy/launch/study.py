@@ -63,7 +63,7 @@ def study(
     """Run every trial that has not finished, under one parent run; the parent's id, or its record without a server,
     and nothing where no trial was left.
 
-    `stack` trials that differ only in their seed train in lock-step in one process (0: by `grouped_in_stacks`).
+    `stack` trials that differ only in their seed train together in one process (0: by `grouped_in_stacks`).
     `workers` processes run at once (0: by `default_workers`) on this machine, unless an `executor` is given.
 
     Raises `ConfigError` before any run exists, `StudyError` naming the trials that neither finished nor run elsewhere,
@@ -216,9 +216,9 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
 
 
 def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[TrainConfig, ...]]:
-    """The trials that differ only in their seed, `size` of them together: each group trains in lock-step as one stack.
+    """The trials that differ only in their seed, `size` of them together: each group trains as one stack.
 
-    0 chooses: all of them on a GPU, which one such network leaves idle; one on a CPU, though 2 to 4 in lock-step are a
+    0 chooses: all of them on a GPU, which one such network leaves idle; one on a CPU, though 2 to 4 together are a
     sixth faster there: a trial's last bits would depend on how many stand beside it.
     """
     same_but_seed: dict[TrainConfig, list[TrainConfig]] = {}

@@ -10,13 +10,13 @@ from normstudy.report import charts
 from normstudy.report.compare import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means
 from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
+from normstudy.report.validation import STATISTICS
 from normstudy.stats import MARGIN, ROUNDING
 
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
 SUMMED = {"weights": "weights", "all": "all parameters"}  # what L1 is summed over
 RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate never comes down
-STATISTICS = ("as trained", "re-estimated")
 
 
 def statistics(tables: CollapseTables, rows: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -46,7 +46,7 @@ class TrialRecord:
     config: TrainConfig
     parameters: int
     side_by_side: int  # processes that shared the machine
-    stack: int  # seeds in lock-step in its process
+    stack: int  # seeds trained together in its process
     cores: int
     tags: Mapping[str, str]  # any text
     epochs: pd.DataFrame  # a column a metric, indexed by epoch from 1

@@ -14,6 +14,7 @@ from PIL import Image
 
 from normstudy.config import ADDED, TrainConfig
 from normstudy.errors import ReportError, one_line
+from normstudy.robustness import CORRUPTIONS
 from normstudy.tracking import Measure, Metric, Tag
 
 # of a table: each column's kinds of number and its highest value, the lowest is 0; or the words that may stand in it
@@ -27,11 +28,10 @@ COLUMNS: Columns = {  # of the misclassified images
     "confidence_true": SHARE,
     "loss": NATS,
 }
-STATISTICS = frozenset(["as trained", "re-estimated"])
-CORRUPTIONS = frozenset(["none", "noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion"])
+STATISTICS = ("as trained", "re-estimated")
 SHIFTS: Columns = {
-    "statistics": STATISTICS,
-    "corruption": CORRUPTIONS,
+    "statistics": frozenset(STATISTICS),
+    "corruption": frozenset(["none", *CORRUPTIONS]),
     "severity": ("i", 5),
     "accuracy": SHARE,
     "loss": NATS,
@@ -55,12 +55,12 @@ MEASURES: Mapping[Measure, Columns] = {
         "accuracy": SHARE,
     },
 }
-KINDS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
+FORMS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
 
 
 def checked(kind: str, text: str | None, what: str) -> str:
-    """The text. Raises `ReportError` when it is not of this kind, a key of `KINDS`."""
-    if text is None or not re.fullmatch(KINDS[kind], text, re.ASCII):
+    """The text. Raises `ReportError` when it is not of this kind, a key of `FORMS`."""
+    if text is None or not re.fullmatch(FORMS[kind], text, re.ASCII):
         raise ReportError(f"{what}={one_line(str(text))}: not {kind}")
     return text
 
@@ -127,7 +127,7 @@ PROVENANCE = {  # columns of an export, and the tags of a run that they come fro
 }
 IDENTITY = ("variant", "group", "run_id", "seed")  # of a run
 # the keys of runs are without the settings in ADDED at their defaults, and so may an old export be
-SETTINGS = [name for name in TrainConfig.model_fields if name not in ("seed", "device", *ADDED)]
+FIELDS = [name for name in TrainConfig.model_fields if name not in ("seed", "device", *ADDED)]
 OF_FINISHED = ("test_accuracy", "test_loss", "train_accuracy", "errors")  # numbers that a run that diverged has not
 OF_RUN = (
     "parameters",
@@ -140,7 +140,7 @@ OF_RUN = (
     "cores",
 )
 EXPORTED: Mapping[str, tuple[str, ...]] = {
-    "results": ("study", *IDENTITY, *SETTINGS, *OF_FINISHED, *OF_RUN),
+    "results": ("study", *IDENTITY, *FIELDS, *OF_FINISHED, *OF_RUN),
     "epochs": ("epoch", *(metric for metric in Metric if not metric.startswith("val/")), *IDENTITY),
     "misclassified": (*COLUMNS, *IDENTITY),
     "provenance": ("run_id", *PROVENANCE),

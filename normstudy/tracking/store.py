@@ -23,7 +23,7 @@ from normstudy.tracking import Tag
 
 DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
 RUNS_A_PAGE = 1_000
-STOPS = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
+ENDED_AS_KILLED = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
 
 def connect() -> str:
@@ -166,7 +166,7 @@ def ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
     tags: dict[str, str] = {Tag.FAILURE: f"{type(error).__name__}: {first_line(error)}"}
     if isinstance(error, Diverged):
         tags[Tag.FAILURE_STEP] = str(error.step)
-    return "KILLED" if isinstance(error, STOPS) else "FAILED", tags
+    return "KILLED" if isinstance(error, ENDED_AS_KILLED) else "FAILED", tags
 
 
 def identity(config: TrainConfig) -> dict[str, str]:
