@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from helpers.project import clean_environment
+from helpers.project import PROJECT, clean_environment
 from helpers.started import wait_until
 
-PROJECT = Path(__file__).parents[1]
 START_SECONDS, STOP_SECONDS = 60, 30
 DATABASE = "mlflow"
 
