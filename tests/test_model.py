@@ -96,14 +96,18 @@ def test_group_norm_ends_at_layer_norm_and_instance_norm() -> None:
         )
 
 
-SMALL = ("small", "narrow", "narrowplain", "fine", "finer", "finewide")
+PARAMETERS = {
+    **{"plain": 7_522, "wide": 7_594, "skip": 7_522, "late": 7_970, "deep": 7_474, "deepskipless": 7_474},
+    **{"small": 3_890, "narrow": 3_906, "narrowplain": 3_378, "fine": 3_770, "finer": 3_778, "finewide": 3_842},
+    **{"finelarge": 7_986, "finelast": 7_698, "finedeep": 7_418},
+}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_norm_gives_a_network_the_same_parameters_below_8000(network: str) -> None:
-    counts = {count_parameters(DigitNet(norm, network=network)) for norm in NORMS}
-    assert len(counts) == 1
-    assert counts.pop() < (4_000 if network in SMALL else 8_000)
+def test_every_norm_gives_a_network_the_same_parameters_and_ten_logits(network: str) -> None:
+    models = [DigitNet(norm, network=network) for norm in NORMS]
+    assert {count_parameters(model) for model in models} == {PARAMETERS[network]}
+    assert {model(torch.zeros(2, 1, 28, 28)).shape for model in models} == {(2, 10)}
 
 
 def test_skip_adds_its_input_and_leaves_it_as_it_is() -> None:
