@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.fake_server import FakeRun, FakeServer, away
+from helpers.pausing import Pausing, Process
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -35,26 +36,6 @@ PAUSES = st.tuples(st.integers(0, 1), st.sampled_from(["set_status", "log", "log
 def scrambled(number: int) -> str:
     """An id: as if drawn, in no order."""
     return hashlib.md5(str(number).encode()).hexdigest()
-
-
-class Process:
-    """One that trains: its lease, and the thread of a push that is stopped in its middle."""
-
-    def __init__(self, number: int, machine: int, lease: Lease) -> None:
-        assert lease.upload
-        self.number, self.machine, self.lease, self.upload = number, machine, lease, lease.upload
-        self.thread: threading.Thread | None = None
-        self.resume = threading.Event()
-        self.ended = False
-
-
-class Pausing(threading.Thread):
-    """A push that stops, as at SIGSTOP, before one of its requests: after so many, or so many of this name."""
-
-    def __init__(self, process: Process, left: int, at: str | None, push: Callable[[], None]) -> None:
-        super().__init__(target=push, daemon=True)
-        self.process, self.left, self.at = process, left, at
-        self.stopped = threading.Event()
 
 
 class World(RuleBasedStateMachine):
