@@ -10,8 +10,8 @@ from normstudy.errors import one_line
 from normstudy.experiment import About
 from normstudy.figures import ten_worst
 from normstudy.provenance import archives, unpacked
-from normstudy.report.compare import finished
 from normstudy.report.errors import pictured
+from normstudy.report.groups import finished
 from normstudy.report.read import TrialRecord
 from normstudy.report.tables import ErrorTables, T, Tables, image_table
 from normstudy.report.validation import PROVENANCE

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from normstudy import figures as plots
 from normstudy.report import error_charts
-from normstudy.report.compare import Facts, curve_figures, finished, mean_accuracies, note, seeds_figures
+from normstudy.report.groups import Facts, curve_figures, finished, mean_accuracies, note, seeds_figures
 from normstudy.report.sweeps import GOAL, epochs_to_goal
 from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
 from normstudy.tracking import Metric

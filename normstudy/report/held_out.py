@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from normstudy.report.compare import Facts
+from normstudy.report.groups import Facts
 from normstudy.report.tables import Tables
 from normstudy.report.text import either, markdown_table, percent, sample, short
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
-from normstudy.report import compare, errors, held_out, penalties, robustness, summary, sweeps
-from normstudy.report.compare import Facts
+from normstudy.report import errors, groups, held_out, penalties, robustness, summary, sweeps
+from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
     CalibrationTables,
@@ -61,7 +61,7 @@ class Page(Generic[T]):
 
 def results_table(tables: Tables) -> str:
     """A row for each group: n, mean accuracy with its interval, spread, loss; how many runs diverged where any did."""
-    bounds = compare.intervals(compare.finished(tables).results)
+    bounds = groups.intervals(groups.finished(tables).results)
     rows = []
     for group, every in tables.results.groupby("group", sort=False):
         runs = every[every["diverged_at"].isna()]
@@ -88,10 +88,10 @@ def answer(tables: Tables) -> str:
 
 
 def _groups(
-    facts: Callable[[Tables], Facts], pairs: Callable[[Tables], list[compare.Pair]] | None = None
+    facts: Callable[[Tables], Facts], pairs: Callable[[Tables], list[groups.Pair]] | None = None
 ) -> Page[Tables]:
     def figures(tables: Tables) -> dict[str, Figure]:
-        return compare.seeds_figures(tables, pairs(tables) if pairs else None)
+        return groups.seeds_figures(tables, pairs(tables) if pairs else None)
 
     return Page(tables=Tables, facts=facts, figures=figures, table=results_table)
 
@@ -110,9 +110,9 @@ KINDS: Mapping[Kind, Page[Any]] = {
         table_first=True,
         main="test_accuracy",
     ),
-    "groups": _groups(compare.groups),
-    "baseline": _groups(compare.baseline, compare.baseline_pairs),
-    "factorial": _groups(compare.factorial, compare.factorial_pairs),
+    "groups": _groups(groups.groups),
+    "baseline": _groups(groups.baseline, groups.baseline_pairs),
+    "factorial": _groups(groups.factorial, groups.factorial_pairs),
     "held_out": Page(  # where one run a cell is a table
         tables=Tables,
         facts=held_out.held_out,

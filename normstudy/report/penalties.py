@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy.report import charts
-from normstudy.report.compare import Facts, note
+from normstudy.report.groups import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means
 from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
 from normstudy.report.validation import STATISTICS

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from normstudy.report import error_charts
-from normstudy.report.compare import Facts, note
+from normstudy.report.groups import Facts, note
 from normstudy.report.tables import CalibrationTables, ShiftTables
 from normstudy.report.text import either
 from normstudy.stats import Comparison, bootstrap_interval, compare

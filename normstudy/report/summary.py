@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from normstudy.report.compare import Facts, comparisons
+from normstudy.report.groups import Facts, comparisons
 from normstudy.report.tables import TEST_IMAGES, Tables, errors_by
 from normstudy.report.text import markdown_table, percent
 from normstudy.stats import (

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.report import charts
-from normstudy.report.compare import Facts, note
+from normstudy.report.groups import Facts, note
 from normstudy.report.tables import Tables
 from normstudy.report.text import counted, markdown_table, percent, sample
 from normstudy.stats import ROUNDING

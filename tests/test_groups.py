@@ -7,7 +7,7 @@ from helpers.tables import made, steady, trials
 
 from normstudy.config import TrainConfig
 from normstudy.experiment import About
-from normstudy.report import compare, pages
+from normstudy.report import groups, pages
 
 SEEDS = [TrainConfig(norm=norm, seed=seed) for norm in ("gn", "bn") for seed in (0, 1)]
 RANKING = About(report="groups")
@@ -15,7 +15,7 @@ RANKING = About(report="groups")
 
 def test_a_figures_note_names_data_budget_and_seeds_and_every_value_where_they_differ() -> None:
     tables = made(SEEDS, steady(gn=0.99, bn=0.98), parameters=lambda config: 3890)
-    assert compare.note(tables, "bars: seeds") == (
+    assert groups.note(tables, "bars: seeds") == (
         "MNIST: 60,000 training, 10,000 test images; 3,890 parameters each; epoch 20, the last; n = 2 runs each, "
         "seeds 0, 1; bars: seeds"
     )
@@ -25,7 +25,7 @@ def test_a_figures_note_names_data_budget_and_seeds_and_every_value_where_they_d
         TrainConfig(norm="bn", epochs=4, train_size=640, dataset="fashion", seed=5),
     ]
     tables = made(configs, steady(gn=0.99, bn=0.98), parameters=lambda config: 7594 if config.norm == "gn" else 3890)
-    assert compare.note(tables) == (
+    assert groups.note(tables) == (
         "Fashion-MNIST or MNIST: 640 or 54,000 training, 10,000 test images; 3,890 or 7,594 parameters each; 4 or 20 "
         "epochs; n = 1 to 2 runs each, seeds 0, 5"
     )
@@ -39,7 +39,7 @@ def test_factorial_splits_bn_with_l1_into_norm_and_penalty(none: float, penalise
         return penalised + 0.0001 * config.seed if config.variant == "BN + L1" else plain(config)
 
     tables = made(trials("factorial"), accuracy)
-    facts = compare.factorial(tables)
+    facts = groups.factorial(tables)
     assert (facts["norm_part"], facts["penalty_part"]) == pytest.approx((0.98 - none, penalised - 0.98))
     within = [("BN + L1", "BN"), ("GN + L1", "GN"), ("LN + L1", "LN"), ("IN + L1", "IN"), ("NONE + L1", "NONE")]
     assert [(pair.a, pair.b) for pair in facts["of_penalty"]] == within
@@ -67,7 +67,7 @@ def test_groups_are_held_against_the_first_and_gn_with_one_group_against_layer_n
     tables = made(trials("groups"), accuracy, about=About(report="baseline"))
     assert pages.findings(tables)[-1].endswith(f"with the same seed their accuracies are {said}.")
     first, *others = dict.fromkeys(tables.results["group"])
-    assert compare.baseline_pairs(tables) == [(other, first) for other in others]
+    assert groups.baseline_pairs(tables) == [(other, first) for other in others]
     assert (first[:2], len(others)) == ("LN", 5)
     without = made(SEEDS, steady(gn=0.99, bn=0.98), about=About(report="baseline"))
     assert len(pages.findings(without)) == 2
@@ -139,7 +139,7 @@ def test_what_picking_would_give_is_the_best_epoch_of_the_best_seed_that_ended()
 def test_bars_of_a_single_pair_are_not_called_corrected() -> None:
     tables = made([*SEEDS, *(TrainConfig(norm="ln", seed=seed) for seed in (0, 1))], steady(gn=0.99, bn=0.98, ln=0.97))
     every, single = (
-        " ".join(compare.seeds_figures(tables, pairs)["differences"].get_suptitle().split())
+        " ".join(groups.seeds_figures(tables, pairs)["differences"].get_suptitle().split())
         for pairs in (None, [("GN", "BN")])
     )
     assert "for all 3 pairs" in every
@@ -148,7 +148,7 @@ def test_bars_of_a_single_pair_are_not_called_corrected() -> None:
 
 def test_finished_leaves_out_every_row_of_a_run_that_diverged() -> None:
     tables = made(SEEDS, lambda config: None if config.norm == "gn" and config.seed else 0.99, wrong=lambda c: [1, 2])
-    ended = compare.finished(tables)
+    ended = groups.finished(tables)
     assert ended.results["run_id"].tolist() == ["run000", "run002", "run003"]
     assert set(ended.epochs["run_id"]) == set(ended.misclassified["run_id"]) == {"run000", "run002", "run003"}
     assert (len(tables.epochs), len(ended.epochs)) == (61, 60)  # the run that diverged had one epoch
