@@ -19,7 +19,7 @@ help:
 	@echo "make notebook  run the notebook: all three variants, 20 epochs"
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
-	@echo "make test-faults  tests that kill processes and servers, fill disks, cut networks: up to 20 minutes"
+	@echo "make test-faults  slow tests: they kill processes and servers, fill disks, cut networks; 15 minutes"
 	@echo "make check   ruff, mypy, pip-audit, and whether the site can be built"
 	@echo "make bench   compare speed with the usual loop and Lightning, into docs/benchmarks: 8 minutes; needs a clean tree"
 

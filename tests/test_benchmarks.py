@@ -72,6 +72,7 @@ def test_docs_are_not_written_from_a_changed_tree(monkeypatch: pytest.MonkeyPatc
         program.main(out=PROJECT / "docs" / "benchmarks")
 
 
+@pytest.mark.faults
 def test_quick_run_writes_a_page_of_its_own_measurements(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=PROJECT, env=clean_environment(""), capture_output=True, text=True)

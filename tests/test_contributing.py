@@ -60,6 +60,7 @@ def run(copy: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.faults
 def test_an_experiment_is_one_file(copy: Path) -> None:
     (copy / "experiments" / "mine.py").write_text(EXPERIMENT)
     run(copy, "normstudy", "study", "experiments/mine.py")
@@ -82,6 +83,7 @@ def replace(copy: Path, file: str) -> None:
     (copy / file).write_text(text.replace(before, after))
 
 
+@pytest.mark.faults
 def test_a_norm_is_one_row_and_tests_say_what_else_it_needs(copy: Path) -> None:
     tests = [
         "pytest",

@@ -109,7 +109,7 @@ def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: 
     assert kept == {name: live[name] for name in kept}
     assert {"means.png", "differences.png", "errors_overlap.png", "errors_common.png"} <= live.keys()
     pictures = re.findall(r"\]\((\S*?\.png)\)", readme.read_text())
-    assert len(pictures) == 5  # both graphs, a grid for each variant, the images that every run misclassifies
+    assert len(pictures) == 4  # both graphs, a grid for each variant
     assert all(Path(picture).is_file() for picture in pictures)
 
 
