@@ -31,7 +31,7 @@ def trials():
 class Settings:
     """How much is measured."""
 
-    rounds: int = 5
+    rounds: int = 4
     variants: tuple[dict[str, Any], ...] = VARIANTS
     threads: tuple[int, ...] = (1, 2)
     images: int = 4_800  # trained on in a turn: 8 % of an epoch, a whole number of batches
