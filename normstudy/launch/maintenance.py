@@ -82,8 +82,8 @@ def _end(run: StoredRun, registry: Registry, server: Server) -> str | None:
     key = run.tags.get(Tag.TRIAL_KEY) or run.tags.get(Tag.STUDY_KEY, "")
     if registry.is_living(run) or (run.tags.get(Tag.MACHINE) and TrialLock(key).is_held()):
         return None
-    beat = run.tags.get(Tag.HEARTBEAT, "")
-    seconds = int(beat) / 1000 if beat.isdecimal() and len(beat) == 13 else None
+    heartbeat = run.tags.get(Tag.HEARTBEAT, "")
+    seconds = int(heartbeat) / 1000 if heartbeat.isdecimal() and len(heartbeat) == 13 else None
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)) if seconds else "unknown"
     reason = f"its process is gone (last heartbeat: {when})"
     end_for_another(run, server, "FAILED", reason)
