@@ -243,9 +243,10 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
     tables, at = escaped(every[main]), {name: (figures_at / name).as_posix() for name in every}
     ended = tables.results["diverged_at"].isna().all()
     runs, hours = effort(every.values())
+    found = summary.summary(tables) if ended else None
     facts = {
-        "summary": summary.summary(tables) if ended else None,
-        "table": results_table(tables),
+        "summary": found,
+        "table": summary.brief_table(tables.results, found["ranked"]) if found else results_table(tables),
         "at": at[main],
         "grids": {group: errors.grid_name(group) for group in errors.with_grid(every[main])},
         "experiments": [

@@ -1,6 +1,6 @@
 """The answer of a study: the order of its groups, whether they are told apart, and how noisy that is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -44,7 +44,6 @@ def summary(tables: Tables) -> Facts:
         "common": len(set.intersection(*wrong)),
         "any": len(set.union(*wrong)),
         "table": _table(results, several=several),
-        "brief": _brief(results, list(ranked.index)),
         "first_epoch": first.to_dict(),
     }
 
@@ -83,7 +82,7 @@ def _table(results: pd.DataFrame, *, several: bool) -> str:
     return markdown_table(["", "n", *head] if several else ["", *head], rows)
 
 
-def _brief(results: pd.DataFrame, groups: Sequence[str]) -> str:
+def brief_table(results: pd.DataFrame, groups: Iterable[str]) -> str:
     """The groups in this order: how many runs, mean accuracy with its interval, errors."""
     rows = []
     for group in groups:

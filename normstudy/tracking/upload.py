@@ -102,8 +102,8 @@ class Upload:
     def is_ahead(self) -> bool:
         """Whether its run has epochs that the log lacks: the record was replaced by an older copy of itself."""
         assert self.run
-        self.content = self.server.content(self.run, ())
-        return any(steps - self.log.epochs for steps in self.content.steps.values())
+        self.content, logged = self.server.content(self.run, ()), self.log.epochs
+        return any(steps - logged for steps in self.content.steps.values())
 
     def require_lease(self) -> None:
         """The run is this process's to write. Raises `Superseded` when another run counts, `RunDeleted`, and
