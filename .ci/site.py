@@ -5,7 +5,12 @@ from typing import Any
 
 from normstudy.experiment import all_experiments
 
-EXPERIMENTS = all_experiments(Path(__file__).parents[1] / "experiments")
+PROJECT = Path(__file__).parents[1]
+EXPERIMENTS = [  # one that is planned, or still trains, has no page yet
+    one
+    for one in all_experiments(PROJECT / "experiments")
+    if (PROJECT / "docs/experiments" / one.name / "index.md").exists()
+]
 
 
 def on_config(config: Any) -> None:
