@@ -10,12 +10,12 @@ accuracy at the last epoch: a Student's t interval of 98.33 % (Bonferroni for th
 equivalence at 0.05 and at 0.1 points, a permutation test corrected by Holm for a difference. All thirty seeds count; a
 run that diverges is reported as such. 60,000 training images, 20 epochs.
 Scale-down: nothing.
-Command: python -m normstudy study experiments/main.py --stack 5
+Command: python -m normstudy study experiments/thirty_seeds.py --stack 5
 """
 
 from normstudy.config import VARIANTS, TrainConfig
 
-TITLE = "Main comparison, thirty seeds"
+TITLE = "Thirty seeds, and BN alone"
 NUMBER = 18
 REPORT = "errors"
 SEEDS = range(30)
