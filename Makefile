@@ -10,7 +10,7 @@ LIST := $(BIN)/python -m normstudy experiments
 .PHONY: help study report export answer site notebook ui test test-faults check bench lock clean
 help:
 	@echo "make study   train the three variants on MNIST, 20 epochs each, and report them in report/;"
-	@echo "             SEEDS=10 for the whole assignment"
+	@echo "             SEEDS=10 for the whole main comparison"
 	@echo "make report  rebuild every table, figure and page, and the README's block, from the exported runs; trains nothing"
 	@echo "make export  read the tracking server and keep the tables in results/"
 	@echo "make answer  train everything again, some hours on 2 cores; then export and report. NORMSTUDY_FASHION must name"
@@ -31,8 +31,8 @@ $(READY): pyproject.toml requirements.txt
 	touch $(READY)
 
 study: $(READY)
-	$(BIN)/python -m normstudy study experiments/assignment.py --seeds $(SEEDS)
-	$(BIN)/python -m normstudy report experiments/assignment.py --seeds $(SEEDS)
+	$(BIN)/python -m normstudy study experiments/main.py --seeds $(SEEDS)
+	$(BIN)/python -m normstudy report experiments/main.py --seeds $(SEEDS)
 
 report: $(READY)
 	$(BIN)/python -m normstudy report --from results --out docs/experiments --readme

@@ -22,7 +22,7 @@ fail() {
 [[ -n "${MLFLOW_TRACKING_URI:-}" ]] || fail "MLFLOW_TRACKING_URI is not set: the address of the tracking server"
 [[ -n "${NORMSTUDY_STATE:-}" ]] || fail "NORMSTUDY_STATE is not set: a folder that all nodes share, for checkpoints"
 
-experiment="${1:-experiments/assignment.py}"
+experiment="${1:-experiments/main.py}"
 bin="${NORMSTUDY_BIN:-$PWD/.venv/bin}"
 nodes="$SLURM_JOB_NUM_NODES"
 cpus="${SLURM_CPUS_PER_TASK:-1}"

@@ -19,5 +19,5 @@ SEEDS = range(10)
 
 
 def trials() -> list[TrainConfig]:
-    """The assignment's variants, with images held out."""
+    """The main comparison's variants, with images held out."""
     return [TrainConfig(**variant, seed=seed, val_size=6_000) for seed in SEEDS for variant in VARIANTS]

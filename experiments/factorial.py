@@ -5,7 +5,7 @@ choice among norms.
 Method: {BN, GN, LN, IN, none} x {no L1, L1}, ten paired seeds; the difference that L1 makes within each norm, and that
 each norm makes to BN without L1.
 Scale-down: to 4 epochs (instead of 20), because the ten cells need 100 runs; so all accuracies are lower than in the
-assignment, and differences are those of short training.
+main, and differences are those of short training.
 Command: python -m normstudy study experiments/factorial.py --stack 5
 """
 

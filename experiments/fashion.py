@@ -1,7 +1,7 @@
 """Does the ranking carry over to Fashion-MNIST?
 
 Prediction: it does not: the pairs that differ, and their order, are others than on MNIST.
-Method: the assignment's three variants and ten paired seeds, the same recipe, chosen for digits, on Fashion-MNIST
+Method: the main comparison's three variants and ten paired seeds, the same recipe, chosen for digits, on Fashion-MNIST
 (Xiao, Rasul and Vollgraf 2017), by torchvision's loader from the folder that NORMSTUDY_FASHION names; Debian's package
 dataset-fashion-mnist brings the files.
 Scale-down: to 4 epochs.

@@ -1,9 +1,10 @@
-"""What does more arithmetic for the same weights bring? The assignment on the network chosen after it.
+"""What does more arithmetic for the same weights bring? The main comparison on the network chosen after it.
 
 Prediction: no pair differs by more than 0.1 points; every variant reaches 99.50 % in the mean over seeds, the best
 99.55 %.
-Method: the assignment's three variants and ten paired seeds, 20 epochs, the last one counts, on the network and with
-the recipe that 6,000 held-out training images chose (experiments/fine_networks.py) when the assignment had been run.
+Method: the main comparison's three variants and ten paired seeds, 20 epochs, the last one counts, on the network and
+with the recipe that 6,000 held-out training images chose (experiments/fine_networks.py) when the main comparison had
+been run.
 Scale-down: nothing.
 Command: python -m normstudy study experiments/fine.py --stack 5
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 from normstudy.config import VARIANTS, TrainConfig
 
-TITLE = "Assignment at full resolution"
+TITLE = "Main comparison at full resolution"
 NUMBER = 8
 REPORT = "groups"
 TARGETS = {"every": 0.9950, "best": 0.9955}

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 from normstudy.errors import ConfigError, NormstudyError, one_line
 from normstudy.launch.signals import StopSignal
 
-ASSIGNMENT = Path("experiments/assignment.py")
+MAIN = Path("experiments/main.py")
 
 OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
 FORCE = Annotated[bool, typer.Option("--force", help="train again what has finished, as a new run")]
@@ -32,7 +32,7 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 
 
 def study_command(
-    experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = ASSIGNMENT,
+    experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = MAIN,
     workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
     stack: Annotated[int, typer.Option(min=0, help="seeds of a variant trained together; 0: all on a GPU, else 1")] = 0,
     executor: Annotated[
@@ -125,7 +125,7 @@ def reap_command() -> None:
 
 
 def report_command(
-    experiment: Annotated[Path, typer.Argument(help="the study to report")] = ASSIGNMENT,
+    experiment: Annotated[Path, typer.Argument(help="the study to report")] = MAIN,
     parent: Annotated[str, typer.Option(help="run id of one study; else the newest run of each variant")] = "",
     exported: Annotated[
         Path | None, typer.Option("--from", help="an export, instead of the tracking server: all its experiments")
@@ -141,7 +141,7 @@ def report_command(
     """Build every figure and table from the tracking server alone, or from an export of it."""
     from normstudy.experiment import load_experiment
 
-    if exported and (experiment != ASSIGNMENT or parent or export or seeds):
+    if exported and (experiment != MAIN or parent or export or seeds):
         others = "--parent, --export, --seeds or an experiment's file"
         raise ConfigError(f"from={exported}: an export is reported as it is, without {others}")
     loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)

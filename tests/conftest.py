@@ -44,7 +44,7 @@ def studied(migrated_store: Path, tmp_path_factory: pytest.TempPathFactory) -> s
         if not finished.exists():
             folder.mkdir()
             shutil.copy(migrated_store, folder / "mlflow.db")
-            experiment = str(PROJECT / "experiments" / "assignment.py")
+            experiment = str(PROJECT / "experiments" / "main.py")
             done = run_cli("study", experiment, "--seeds", "1", *SMALL_OPTIONS, store=uri, cwd=folder)
             assert done.returncode == 0, done.stderr + done.stdout
             finished.touch()

@@ -18,7 +18,7 @@ from normstudy.cli import build_app, main
 from normstudy.config import TrainConfig
 
 COMMANDS = ("train", "study", "measure", "report", "experiments", "sync", "reap")
-ASSIGNMENT = str(PROJECT / "experiments" / "assignment.py")
+MAIN = str(PROJECT / "experiments" / "main.py")
 CommandLine = Callable[..., tuple[int, str]]
 
 
@@ -84,10 +84,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["train", "--zoo", "1"], "No such option: --zoo; choose from --force, --offline, --norm, --l1"),
         (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
         (["train", "--network", "foo"], "network=foo: input should be 'plain', "),
-        (["study", ASSIGNMENT, "--groups", "3"], "groups=3 does not divide the 8 channels"),
-        (["study", ASSIGNMENT, "--seeds", "-1"], "--seeds"),
+        (["study", MAIN, "--groups", "3"], "groups=3 does not divide the 8 channels"),
+        (["study", MAIN, "--seeds", "-1"], "--seeds"),
         (["study", "nowhere.py"], "experiment=nowhere.py: no such file"),
-        (["study", ASSIGNMENT, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
+        (["study", MAIN, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["study", "--workers", "-1"], "--workers"),
         (["train", "--norm", "gn\nx"], r"norm='gn\nx': input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         (["train", "--device", "\x1b[2J"], r"device='\x1b[2J': input should be 'auto', 'cpu', 'cuda' or 'mps'"),
@@ -101,14 +101,14 @@ def test_help_imports_nothing_heavy() -> None:
         (["fly\n"], "No such command 'fly\\n'; choose from train"),
         (["fly"], "No such command 'fly'; choose from train, study, measure, report, experiments, sync, reap"),
         (["study", "--executor", "x"], "'x' is not one of 'local', 'ray'"),
-        (["study", ASSIGNMENT, "--address", "x"], "address=x: only with --executor ray"),
+        (["study", MAIN, "--address", "x"], "address=x: only with --executor ray"),
         (
-            ["study", ASSIGNMENT, "--executor", "ray", "--workers", "2"],
+            ["study", MAIN, "--executor", "ray", "--workers", "2"],
             "workers=2: a Ray cluster runs as many as it has CPUs; only with --executor local",
         ),
         (
-            ["measure", ASSIGNMENT],
-            "experiment=assignment: names no MEASURES; choose from weights, statistics, shift, calibration",
+            ["measure", MAIN],
+            "experiment=main: names no MEASURES; choose from weights, statistics, shift, calibration",
         ),
         *[
             (["report", "--from", "kept", *more], "from=kept: an export is reported as it is, without --parent, ")
@@ -158,7 +158,7 @@ def test_divergence_is_one_line_with_status_1(store: str, command_line: CommandL
 
 
 def test_report_of_an_empty_store_names_what_is_missing(store: str, tmp_path: Path, command_line: CommandLine) -> None:
-    status, errors = command_line("report", ASSIGNMENT, "--seeds", "1")
+    status, errors = command_line("report", MAIN, "--seeds", "1")
     assert status == 1
     line = only_line(errors)
     assert all(f"{variant} is missing" in line for variant in ("GN", "LN", "BN + L1"))

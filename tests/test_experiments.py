@@ -12,7 +12,7 @@ from normstudy.experiment import About, Experiment, all_experiments, load_experi
 from normstudy.launch.measure import WAYS
 
 EXPERIMENTS = sorted((PROJECT / "experiments").glob("*.py"))
-ASSIGNMENT = PROJECT / "experiments" / "assignment.py"
+MAIN = PROJECT / "experiments" / "main.py"
 START = "from normstudy.config import TrainConfig\n\n\n"
 ONE = f"{START}def trials():\n    return [TrainConfig()]\n"
 EXPECTED = "expected a list of TrainConfig, at least one"
@@ -37,8 +37,8 @@ def refusal(path: Path, **overrides: str) -> str:
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
-def test_assignment_is_the_three_main_variants_on_one_recipe() -> None:
-    configs = load_experiment(ASSIGNMENT, {}).configs
+def test_main_comparison_is_the_three_main_variants_on_one_recipe() -> None:
+    configs = load_experiment(MAIN, {}).configs
     assert [(config.seed, config.variant) for config in configs] == [
         (seed, variant) for seed in range(10) for variant in ("GN", "LN", "BN + L1")
     ]
@@ -66,9 +66,9 @@ def test_of_an_experiment_the_lowest_seeds_can_be_chosen(tmp_path: Path, seeds: 
 
 
 def test_overrides_hold_for_every_trial_and_are_checked() -> None:
-    assert {config.epochs for config in load_experiment(ASSIGNMENT, {"epochs": "3"}).configs} == {3}
+    assert {config.epochs for config in load_experiment(MAIN, {"epochs": "3"}).configs} == {3}
     with pytest.raises(ConfigError, match="epochs=x"):
-        load_experiment(ASSIGNMENT, {"epochs": "x"})
+        load_experiment(MAIN, {"epochs": "x"})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from normstudy.tracking import Tag
 
 pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-ASSIGNMENT = [str(PROJECT / "experiments" / "assignment.py"), "--seeds", "1"]
+MAIN = [str(PROJECT / "experiments" / "main.py"), "--seeds", "1"]
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def test_damaged_checkpoints_are_named_and_the_one_before_or_none_leads_to_the_s
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", *options(KILLED_TRIAL)], ["study", *ASSIGNMENT, "--epochs", "1", "--offline"]],
+    [["train", *options(KILLED_TRIAL)], ["study", *MAIN, "--epochs", "1", "--offline"]],
     ids=["train", "study --offline"],
 )
 def test_a_state_folder_that_cannot_be_written_is_named_and_no_run_is_left_running(
@@ -145,7 +145,7 @@ def test_a_state_folder_that_cannot_be_written_is_named_and_no_run_is_left_runni
     assert [run for run in place.runs() if run.info.status == "RUNNING"] == []
 
 
-@pytest.mark.parametrize("arguments", [["train", *options(KILLED_TRIAL)], ["report", *ASSIGNMENT]], ids=lambda a: a[0])
+@pytest.mark.parametrize("arguments", [["train", *options(KILLED_TRIAL)], ["report", *MAIN]], ids=lambda a: a[0])
 def test_a_store_of_an_older_schema_is_refused_with_what_to_do(place: Place, arguments: list[str]) -> None:
     database = place.folder / "mlflow.db"
     # one migration ago: a store that lacks whole tables MLflow upgrades by itself, without a word

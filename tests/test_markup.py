@@ -77,7 +77,7 @@ def test_no_text_of_an_experiment_is_markup_in_its_page(kind: Kind, text: str) -
 @pytest.mark.parametrize("text", NASTY[1::3], ids=range(len(NASTY[1::3])))
 def test_no_text_of_an_export_is_markup_in_the_readme(text: str, tmp_path: Path) -> None:
     def block(text: str) -> str:
-        exported = {"assignment": tables_of("errors", text), "fashion": tables_of("groups", text)}
+        exported = {"main": tables_of("errors", text), "fashion": tables_of("groups", text)}
         mine = {f"mine{text}".replace("/", "?"): tables_of("errors", text)}
         return pages.readme_block({**exported, **mine}, figures_at=at)
 

@@ -47,7 +47,7 @@ def experiment_tables(name: str, *, seeds: int = 0, diverging: bool = False) -> 
         lost = getattr(config, setting) == highest and config.norm == "bn"
         return None if diverging and (lost or config in last) else accuracy(config)
 
-    tables = made(experiment.configs, found, wrong=wrong if name == "assignment" else None, about=experiment.about)
+    tables = made(experiment.configs, found, wrong=wrong if name == "main" else None, about=experiment.about)
     kind = pages.KINDS[experiment.report].tables
     return of_kind(kind, tables, **{measure: measured(tables, ROWS[measure]) for measure in kind.measures()})
 

@@ -36,7 +36,7 @@ VARIANTS = ["GN", "LN", "BN + L1"]
 def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | None) -> tuple[Path, str]:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    planned = Experiment(name="assignment", question="Which?", configs=tuple(configs))
+    planned = Experiment(name="main", question="Which?", configs=tuple(configs))
     report(planned, parent_id=parent_id, out=Path("report"), readme=readme)
     return tmp_path / "report", readme.read_text()
 
@@ -75,7 +75,7 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
 
 
 def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path) -> None:
-    tables = tables_of(ErrorTables, "assignment", finished_trials(CONFIGS, None))
+    tables = tables_of(ErrorTables, "main", finished_trials(CONFIGS, None))
     tables.save(tmp_path)
     found = ErrorTables.load(tmp_path).frames()
     assert found.keys() == tables.frames().keys()
@@ -96,16 +96,16 @@ def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: 
     variants = [TrainConfig(norm="gn", epochs=2), TrainConfig(norm="bn", l1=L1, epochs=2)]
     log_fake_runs(variants, seeds=3)
     configs = tuple(config.model_copy(update={"seed": seed}) for seed in range(3) for config in variants)
-    planned = Experiment(name="assignment", question="Which?\nBet: none.\nCommand: run it", configs=configs)
+    planned = Experiment(name="main", question="Which?\nBet: none.\nCommand: run it", configs=configs)
     readme = tmp_path / "README.md"
     readme.write_text(f"{START}\n{END}\n")
-    report(planned, parent_id=None, out=tmp_path / "live" / "assignment", export=tmp_path / "kept")
+    report(planned, parent_id=None, out=tmp_path / "live" / "main", export=tmp_path / "kept")
     report_from(tmp_path / "kept", out=tmp_path / "again", readme=readme)
-    live, again = (contents_of(tmp_path / name / "assignment") for name in ("live", "again"))
+    live, again = (contents_of(tmp_path / name / "main") for name in ("live", "again"))
     assert {Path(name).suffix for name in live} == {".csv", ".json", ".md", ".png", ".svg"}
     assert [name for name in live if live[name] != again.get(name)] == []
     assert live.keys() == again.keys()
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "assignment").iterdir()}
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "main").iterdir()}
     assert kept == {name: live[name] for name in kept}
     assert {"means.png", "differences.png", "errors_overlap.png", "errors_common.png"} <= live.keys()
     pictures = re.findall(r"\]\((\S*?\.png)\)", readme.read_text())
@@ -115,9 +115,9 @@ def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: 
 
 @pytest.mark.parametrize("files", [[], ["results.csv"], ["results.csv", "epochs.csv"]])
 def test_a_folder_that_is_no_whole_export_is_refused_and_nothing_is_written(tmp_path: Path, files: list[str]) -> None:
-    (tmp_path / "kept" / "assignment").mkdir(parents=True)
+    (tmp_path / "kept" / "main").mkdir(parents=True)
     for name in files:
-        (tmp_path / "kept" / "assignment" / name).write_text("group\n")
+        (tmp_path / "kept" / "main" / name).write_text("group\n")
     missing = r"(epochs|misclassified)\.csv is missing" if files else r"\(no \*/results\.csv\)"
     with pytest.raises(ReportError, match=f"holds no (whole )?export of an experiment.*{missing}"):
         report_from(tmp_path / "kept", out=tmp_path / "report")
@@ -148,9 +148,9 @@ def test_runs_of_a_changed_tree_are_not_exported_unless_asked_for(store: str, tm
 
 def test_a_full_disk_leaves_readme_and_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, readme = tmp_path / "report", tmp_path / "README.md"
-    made(CONFIGS, lambda config: 0.98).save(tmp_path / "kept" / "assignment")
-    (out / "assignment").mkdir(parents=True)
-    for path in (readme, out / "assignment" / "results.csv", out / "assignment" / "index.md"):
+    made(CONFIGS, lambda config: 0.98).save(tmp_path / "kept" / "main")
+    (out / "main").mkdir(parents=True)
+    for path in (readme, out / "main" / "results.csv", out / "main" / "index.md"):
         path.write_text(f"old\n{START}\n{END}\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 

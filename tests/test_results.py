@@ -64,7 +64,7 @@ def test_results_are_the_last_epoch_of_their_curves(name: str) -> None:
 
 
 def test_studies_of_ten_seeds_are_whole() -> None:
-    for name, budget in (("assignment", 8_000), ("fine", 8_000), ("small", 4_000)):
+    for name, budget in (("main", 8_000), ("fine", 8_000), ("small", 4_000)):
         results = Tables.load(RESULTS / name).results
         assert results.groupby("group").size().to_dict() == {"GN": 10, "LN": 10, "BN + L1": 10}
         assert results.groupby("group")["seed"].apply(sorted).tolist() == [list(range(10))] * 3
@@ -88,7 +88,7 @@ def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
-        ("assignment", ["recipe"]),
+        ("main", ["recipe"]),
         ("fine", ["recipe", "fine_networks"]),
         ("small", ["small_recipe", "small_networks"]),
     ],

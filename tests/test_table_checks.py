@@ -67,7 +67,7 @@ def test_a_file_that_was_changed_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "file", ["groups/provenance.csv", "penalty/weights.csv", "collapse/statistics.csv", "assignment/images.csv"]
+    "file", ["groups/provenance.csv", "penalty/weights.csv", "collapse/statistics.csv", "main/images.csv"]
 )
 def test_a_table_that_the_experiment_has_is_missed(file: str, tmp_path: Path) -> None:
     name, table = file.split("/")
@@ -77,12 +77,12 @@ def test_a_table_that_the_experiment_has_is_missed(file: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda table: table[:1], "assignment: images.csv has no image "),
-        (lambda table: table.assign(pixels="00"), "assignment: images.csv: pixels are not 28 x 28 of two hexadecimal"),
+        (lambda table: table[:1], "main: images.csv has no image "),
+        (lambda table: table.assign(pixels="00"), "main: images.csv: pixels are not 28 x 28 of two hexadecimal"),
     ],
 )
 def test_a_picture_that_is_to_be_shown_is_missed(change: Change, said: str, tmp_path: Path) -> None:
-    assert refusal(tmp_path, "assignment/images.csv", change).startswith(said)
+    assert refusal(tmp_path, "main/images.csv", change).startswith(said)
 
 
 def test_an_export_from_before_a_setting_was_added_has_its_default(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from helpers.project import PROJECT, SMALL
 from normstudy.experiment import load_experiment
 from normstudy.tracking import Tag
 
-EXPERIMENT = load_experiment(PROJECT / "experiments" / "assignment.py", SMALL, seeds=1)
+EXPERIMENT = load_experiment(PROJECT / "experiments" / "main.py", SMALL, seeds=1)
 
 
 def study_run() -> str:

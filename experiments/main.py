@@ -5,12 +5,12 @@ Method: three variants of one network, ten paired seeds: a seed gives every vari
 weights, the same order of the images and the same augmentation. 60,000 training images, 20 epochs, the last one
 counts.
 Scale-down: nothing.
-Command: python -m normstudy study experiments/assignment.py --stack 5
+Command: python -m normstudy study experiments/main.py --stack 5
 """
 
 from normstudy.config import VARIANTS, TrainConfig
 
-TITLE = "Assignment"
+TITLE = "Main comparison"
 NUMBER = 3
 REPORT = "errors"
 TARGETS = {"every": 0.9950, "best": 0.9955}
