@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from normstudy.errors import NormstudyError, Refused, ServerAway, Superseded
 from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Registry, Trial
-from normstudy.tracking import Tag, event_log, upload
+from normstudy.tracking import Tag, event_log, uploader
 from normstudy.tracking.event_log import Event
 from normstudy.tracking.run import Lease
 
@@ -67,7 +67,7 @@ class World(RuleBasedStateMachine):
         )
         for name in ("PREDECESSOR_SECONDS", "SERVER_AWAY_SECONDS"):
             self.patches.setattr(registry, name, 0.0)
-        for module in (registry, maintenance, upload):
+        for module in (registry, maintenance, uploader):
             self.patches.setattr(module, "where", lambda: "fake")
         for module in (registry, maintenance):
             self.patches.setattr(module, "say", lambda message: None)

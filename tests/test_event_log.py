@@ -9,8 +9,7 @@ import pytest
 
 from normstudy.errors import StorageError
 from normstudy.tracking import event_log
-from normstudy.tracking.event_log import Begin, Event, EventLog, logs
-from normstudy.tracking.machine import TrialLock, machine, own_path
+from normstudy.tracking.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag="normstudy.trial_key", experiment="x", store=None)
@@ -36,22 +35,6 @@ def test_events_are_read_in_the_order_of_their_writing(log: EventLog) -> None:
     assert log.begin.name == "GN, seed 0"
     with pytest.raises(ValueError, match="finite number"):
         Event(step=4, metrics={"loss": float("nan")})
-
-
-def test_only_what_was_added_is_parsed_and_an_older_copy_in_its_place_is_read_anew(
-    log: EventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log.append(Event(step=1, metrics={"loss": 1.0}))
-    older = log.path.read_bytes()
-    log.append(Event(step=2, metrics={"loss": 2.0}))
-    assert log.epochs == {1, 2}
-    with monkeypatch.context() as patch:
-        patch.setattr(event_log, "zlib", None)  # of each line that is parsed the CRC-32 is asked
-        assert log.epochs == {1, 2}
-    log.path.write_bytes(older)
-    assert log.epochs == {1}
-    log.append(Event(step=3, metrics={"loss": 3.0}))
-    assert log.epochs == {1, 3}
 
 
 def test_half_a_line_of_a_killed_process_is_no_event_and_is_overwritten(log: EventLog) -> None:

@@ -84,7 +84,7 @@ def test_a_trial_killed_at_its_weakest_points_comes_to_the_same(
 ) -> None:
     points = [
         "normstudy.tracking.client/Server/create",  # its record is made, and no run
-        "normstudy.tracking.upload/Upload/require_lease",  # its run is made, and nothing is in it
+        "normstudy.tracking.uploader/Upload/require_lease",  # its run is made, and nothing is in it
         "normstudy.tracking.checkpoint/Checkpoints/save",  # an epoch is logged, its checkpoint is not written
         "normstudy.tracking.checkpoint/Checkpoints/delete",  # all is logged, not all is on the server
         "mlflow.models/Model/log",  # its model is begun on the server

@@ -14,8 +14,7 @@ from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Registry
 from normstudy.launch.state import Outcome, TrialState
 from normstudy.tracking import Tag
-from normstudy.tracking.event_log import Event, logs
-from normstudy.tracking.machine import TrialLock
+from normstudy.tracking.event_log import Event, TrialLock, logs
 from normstudy.tracking.run import Lease
 
 pytest_plugins = ["helpers.leases_fixtures"]

@@ -10,10 +10,11 @@ import requests
 from helpers.fake_server import FakeServer
 
 from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded
+from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag
 from normstudy.tracking.client import is_refusal
 from normstudy.tracking.event_log import Begin, Event, EventLog
-from normstudy.tracking.upload import Upload, deliver
+from normstudy.tracking.uploader import Upload
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)

@@ -9,10 +9,10 @@ import pytest
 from helpers.fake_server import FakeServer, away
 
 from normstudy.errors import Refused, ResultWaits
+from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag, uploader
 from normstudy.tracking.event_log import Begin, Event, EventLog
-from normstudy.tracking.upload import Upload, deliver
-from normstudy.tracking.uploader import Uploader
+from normstudy.tracking.uploader import Upload, Uploader
 
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
 

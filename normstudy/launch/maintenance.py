@@ -4,13 +4,11 @@ import time
 from itertools import product
 
 from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingError, one_line, say
-from normstudy.launch.registry import GONE, Registry, end_for_another
+from normstudy.launch.registry import GONE, Registry, deliver, end_for_another
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun
-from normstudy.tracking.event_log import EventLog, logs
-from normstudy.tracking.machine import TrialLock
+from normstudy.tracking.event_log import EventLog, TrialLock, logs
 from normstudy.tracking.store import connect, where
-from normstudy.tracking.upload import deliver
 
 
 def sync() -> tuple[int, int]:

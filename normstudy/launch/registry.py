@@ -9,12 +9,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from normstudy.errors import RunDeleted, ServerAway, Superseded, say
 from normstudy.launch.state import Outcome, TrialState, describe, is_own, outcome_in, outcome_of, usable_logs
 from normstudy.tracking import Tag
-from normstudy.tracking.client import Server, StoredRun, is_result
-from normstudy.tracking.event_log import Begin, Event, EventLog, Status, logs
-from normstudy.tracking.machine import TrialLock
+from normstudy.tracking.client import Server, StoredRun, canonical, is_result
+from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs
 from normstudy.tracking.run import Lease
 from normstudy.tracking.store import where
-from normstudy.tracking.upload import Upload, canonical, deliver
+from normstudy.tracking.uploader import Upload
 
 SERVER_AWAY_SECONDS = 60.0  # that a trial waits to begin while the server is away
 STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no process: it is sent every 10 s
@@ -173,7 +172,8 @@ class Registry:
                 return self._lease_anew(trial, log, lock, rivals)
             for run in rivals:  # which are dead
                 if run.run_id != upload.run_id:
-                    upload.retire(run, upload.run_id, f"taken over by run {upload.run_id} on {upload.begin.host}")
+                    reason = f"taken over by run {upload.run_id} on {upload.begin.host}"
+                    self.server.retire(run.run_id, upload.run_id, reason)
             upload.require_lease()
         except RunDeleted:
             return self._lease_anew(trial, log, lock, rivals)
@@ -249,3 +249,18 @@ def end_for_another(run: StoredRun, server: Server, status: Status, reason: str)
             return
     server.log(run.run_id, tags={Tag.FAILURE: reason})
     server.set_status(run.run_id, status)
+
+
+def deliver(log: EventLog, server: Server, status: Status, reason: str) -> Upload:
+    """Send what waits in a record whose lock the caller has; what has a result, and has arrived, is removed here.
+
+    A record of this machine without an end is of a process that was killed: its run ends with this status and reason.
+    That of another machine stays open: its process may still train.
+    """
+    if log.end is None and log.is_of_this_machine:
+        log.append(Event(status=status, tags={Tag.FAILURE: reason}))
+    upload = Upload(log, server)
+    upload.push()
+    if upload.done and (log.has_result or (upload.run and is_result(upload.run))):
+        log.remove()
+    return upload

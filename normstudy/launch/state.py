@@ -6,8 +6,7 @@ from enum import StrEnum
 from normstudy.errors import StorageError, one_line, say
 from normstudy.tracking import Tag
 from normstudy.tracking.client import StoredRun, is_result
-from normstudy.tracking.event_log import EventLog
-from normstudy.tracking.machine import machine
+from normstudy.tracking.event_log import EventLog, machine
 
 
 class TrialState(StrEnum):

@@ -22,8 +22,7 @@ from normstudy.launch.worker import run_trials, train_leased
 from normstudy.provenance import git_state, require_archives, usable_cores
 from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.client import Server
-from normstudy.tracking.event_log import Event, logs
-from normstudy.tracking.machine import STATE
+from normstudy.tracking.event_log import STATE, Event, logs
 from normstudy.tracking.run import Lease, write_json
 from normstudy.tracking.store import chosen_experiment, connect, experiment_name, first_line, has_store, identity
 from normstudy.tracking.uploader import Uploader

@@ -14,7 +14,7 @@ from normstudy.launch.state import Outcome
 from normstudy.launch.task import Task
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server
-from normstudy.tracking.machine import STATE
+from normstudy.tracking.event_log import STATE
 from normstudy.tracking.run import Lease, LogTracker
 from normstudy.tracking.store import identity, use
 from normstudy.tracking.uploader import Uploader

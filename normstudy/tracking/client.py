@@ -1,10 +1,11 @@
 """What normstudy asks of a tracking server: the only way in which runs are written."""
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
@@ -208,6 +209,11 @@ class Server:
             else:
                 self.client.set_terminated(run_id, status)
 
+    def retire(self, run_id: str, successor: str, reason: str) -> None:
+        """End a run that another one goes on for; it is never written again."""
+        self.log(run_id, tags={Tag.SUPERSEDED_BY: successor, Tag.FAILURE: reason})
+        self.set_status(run_id, "KILLED")
+
 
 def is_refusal(error: Exception) -> bool:
     """Whether another try would be answered the same; any other error may be gone by then."""
@@ -234,3 +240,27 @@ def _stored(run: Run) -> StoredRun:
 def is_result(run: StoredRun) -> bool:
     """Whether it has come to an end that training it again would come to."""
     return run.status == "FINISHED" or (run.status == "FAILED" and Tag.FAILURE_STEP in run.tags)
+
+
+def canonical(runs: Sequence[StoredRun]) -> StoredRun | None:
+    """Of the runs of one trial, newest first, the one that counts: the newest that finished; else, of those that no
+    other replaces, one that diverged, one that runs, any; of several the first, so that all who ask agree."""
+    runs = [run for run in runs if Tag.SUPERSEDED_BY not in run.tags] or list(runs)
+    replaced = {run_id for run in runs for run_id in run.replaces}
+    finished = [run for run in runs if run.status == "FINISHED"]
+    rest = sorted((run for run in runs if run.run_id not in replaced), key=_order)
+    return next(iter([*finished, *rest]), None)
+
+
+def _order(run: StoredRun) -> tuple[bool, bool, int, str]:
+    return not is_result(run), run.status != "RUNNING", run.started, run.run_id
+
+
+def now() -> str:
+    """The time as a heartbeat, which is only ever compared with the one before: no two clocks are."""
+    return str(time.time_ns() // 1_000_000)
+
+
+def folder_of(artifact: str) -> str:
+    """The folder of an artifact; "" is the root."""
+    return str(PurePosixPath(artifact).parent).removeprefix(".")

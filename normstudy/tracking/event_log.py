@@ -8,20 +8,71 @@ import socket
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normstudy.errors import StorageError
 from normstudy.files import sync, writing
-from normstudy.tracking.machine import machine, own_path, state_root
+from normstudy.provenance import PROJECT
 
+STATE = "NORMSTUDY_STATE"  # variable of the environment
+NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
 RECORD = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}")
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
+
+
+def state_root() -> Path:
+    """Where this machine keeps records, locks and checkpoints: `.normstudy` in the project, or `NORMSTUDY_STATE`."""
+    return Path(os.environ.get(STATE) or PROJECT / ".normstudy")
+
+
+def machine() -> str:
+    """16 hexadecimal digits that name this state folder on this host; a copy of it, here or elsewhere, is another."""
+    root = state_root().resolve()
+    inode = root.stat().st_ino if root.is_dir() else 0
+    return hashlib.sha256(f"{socket.gethostname()}|{root}|{inode}".encode()).hexdigest()[:16]
+
+
+def own_path(kind: str, name: str) -> Path:
+    """A path below the state folder. Raises `StorageError` for a name of other signs than hexadecimal digits, and for a
+    link: names come from copied records, and what they name is written to and removed."""
+    path, root = state_root() / kind / name, state_root().resolve()
+    if not NAME.fullmatch(name):
+        raise StorageError(f"{kind}: {name[:80]!r} is not a name of hexadecimal digits")
+    if path.resolve() != root / kind / name:
+        raise StorageError(f"{path}: a link; nothing is read or written there")
+    return path
+
+
+class TrialLock:
+    """The right to train a trial on this machine. The kernel frees it when its process dies, however that happens."""
+
+    def __init__(self, key: str) -> None:
+        self.path = own_path("locks", key)
+        self.lock = FileLock(self.path, thread_local=False)
+        self.release = self.lock.release
+
+    def take(self, patience: float = 0.0) -> bool:
+        """Take it, waiting up to `patience` seconds; False while another process has it."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.lock.acquire(timeout=patience)
+            except Timeout:
+                return False
+        return True
+
+    def is_held(self) -> bool:
+        """Whether a living process on this machine has it."""
+        held = self.path.exists() and not self.take()
+        self.release()
+        return held
 
 
 class Entry(BaseModel):
@@ -111,7 +162,6 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.folder, self.files, self.path = folder, folder / "files", folder / "events.jsonl"
         self.key, _, self.id = folder.name.partition(".")
-        self._parsed: tuple[bytes, tuple[Entry, ...]] = b"", ()  # whole lines, and what they say
 
     @classmethod
     def create(cls, key: str, begin: Begin) -> "EventLog":
@@ -125,8 +175,8 @@ class EventLog:
 
     def fork(self, begin: Begin) -> "EventLog":
         """A new log that has the epochs and checkpoints of this one: its training goes on, as another run."""
-        shared = {"checkpoints": self.begin.checkpoints, "seeds": self.begin.seeds}
-        new = EventLog.create(self.key, begin.model_copy(update=shared))
+        old = self.begin
+        new = EventLog.create(self.key, begin.model_copy(update={"checkpoints": old.checkpoints, "seeds": old.seeds}))
         for event in self.state.epochs.values():
             new.append(Event(time=event.time, step=event.step, metrics=event.metrics))
         return new
@@ -161,25 +211,18 @@ class EventLog:
         content = self.path.read_bytes()
         return content[: content.rfind(b"\n") + 1]
 
-    def entries(self) -> Sequence[Entry]:
-        """What its whole lines say; only those that are new are parsed.
-
-        Raises `StorageError` for a log that is damaged, or of another version.
-        """
-        content, (known, entries) = self.whole_lines(), self._parsed
-        if not content.startswith(known):  # an older copy was put in its place
-            known, entries = b"", ()
-        for line in content[len(known) :].splitlines():
+    def entries(self) -> Iterator[Entry]:
+        """What its whole lines say. Raises `StorageError` at a line that is damaged, or of another version."""
+        for number, line in enumerate(self.whole_lines().splitlines(), 1):
             checksum, _, text = line.partition(b" ")
             try:
                 if checksum != b"%08x" % zlib.crc32(text):
                     raise ValueError("damaged")
-                entries = (*entries, (Event if entries else Begin).model_validate_json(text))
+                entry = (Begin if number == 1 else Event).model_validate_json(text)
             except ValueError as error:
                 what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-                raise StorageError(f"{self.path}: line {len(entries) + 1}: {what}") from None
-        self._parsed = content, entries  # in one step: the uploader's thread reads, too
-        return entries
+                raise StorageError(f"{self.path}: line {number}: {what}") from None
+            yield entry
 
     @property
     def begin(self) -> Begin:
@@ -243,7 +286,7 @@ class EventLog:
 def logs(key: str | None = None) -> list[EventLog]:
     """The logs on this machine, of one trial or of all, oldest first, damaged ones before them: whoever uses one of
     these says what is wrong with it."""
-    found = []
+    found = {}
     for folder in (state_root() / "records").glob("*"):
         log = EventLog(folder)
         if not RECORD.fullmatch(folder.name) or key not in (None, log.key) or folder.is_symlink():
@@ -253,5 +296,5 @@ def logs(key: str | None = None) -> list[EventLog]:
             began = 0
             with suppress(StorageError):
                 began = log.begin.time
-            found.append((began, log.id, log))
-    return [log for _, _, log in sorted(found, key=lambda one: one[:2])]
+            found[began, folder.name] = log
+    return [log for _, log in sorted(found.items())]

@@ -21,11 +21,9 @@ from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, processor, usable_cores
 from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.tracking.checkpoint import Checkpoints
-from normstudy.tracking.event_log import Event, EventLog, TrainedModel
-from normstudy.tracking.machine import TrialLock, own_path
+from normstudy.tracking.event_log import Event, EventLog, TrainedModel, TrialLock, own_path
 from normstudy.tracking.store import ending, identity, ten_name
-from normstudy.tracking.upload import Upload
-from normstudy.tracking.uploader import Uploader
+from normstudy.tracking.uploader import Upload, Uploader
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.fake_server import FakeServer
 from normstudy.launch import maintenance, registry
-from normstudy.tracking import upload
+from normstudy.tracking import uploader
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(registry, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock.now))
     monkeypatch.setattr(registry, "PREDECESSOR_SECONDS", 0.0)
     monkeypatch.setattr(registry, "SERVER_AWAY_SECONDS", 0.5)
-    for module in (registry, maintenance, upload):
+    for module in (registry, maintenance, uploader):
         monkeypatch.setattr(module, "where", lambda: "fake")
     return clock
 
