@@ -1,7 +1,10 @@
-# Every target sets up .venv first when it is missing or its requirements changed.
+# Every target sets up .venv first when it is missing or its requirements changed. READY is what trains and reports;
+# DEV adds what tests, checks, the site and the notebook need.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.dev
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export MLFLOW_DISABLE_TELEMETRY := true
 export NO_MKDOCS_2_WARNING := true
 SEEDS ?= 1
@@ -26,9 +29,13 @@ help:
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(INSTALL) --compile-bytecode --require-hashes -r requirements.txt
+	$(INSTALL) --no-deps --editable .
 	touch $(READY)
+
+$(DEV): $(READY) requirements-dev.txt
+	$(INSTALL) --require-hashes -r requirements-dev.txt
+	touch $(DEV)
 
 study: $(READY)
 	$(BIN)/python -m normstudy study experiments/main.py --seeds $(SEEDS)
@@ -48,23 +55,23 @@ answer: $(READY)
 	$(MAKE) export
 	$(MAKE) report
 
-site: $(READY)
+site: $(DEV)
 	$(BIN)/mkdocs build --strict
 
-notebook: $(READY)
+notebook: $(DEV)
 	$(BIN)/jupyter execute --inplace --timeout=-1 notebooks/normalization_study.ipynb
 
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-test: $(READY)
+test: $(DEV)
 	$(BIN)/python -m pytest
 
 # A file at a time on each of two workers: most of their time they wait for a process to come, to go or to be missed.
-test-faults: $(READY)
+test-faults: $(DEV)
 	$(BIN)/python -m pytest -m faults --dist loadfile --durations=0 --durations-min=5
 
-check: $(READY)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -76,13 +83,18 @@ check: $(READY)
 
 # Lightning is only compared with, so it stays out of the lock. OPTIONS='--out FOLDER' writes elsewhere.
 bench: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[bench]'
+	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
-# The lock names every package with its hashes, and no index.
+# The locks name every package with its hashes, and no index. The second holds the first, so that versions agree.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url
 lock: $(READY)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra ray --extra server --generate-hashes --no-annotate \
-		--no-header --no-emit-index-url --output-file requirements.txt pyproject.toml
+	$(COMPILE) --generate-hashes --output-file requirements.txt pyproject.toml
+	$(COMPILE) --generate-hashes --constraint requirements.txt --extra dev --extra ray --extra server \
+		--output-file requirements-dev.txt pyproject.toml
+	sed '/^      - /d' conda.yaml > conda.yaml.new
+	$(COMPILE) --no-deps --constraint requirements.txt pyproject.toml | sed 's/^/      - /' >> conda.yaml.new
+	mv conda.yaml.new conda.yaml
 
 clean:
 	rm -rf .venv

@@ -5,8 +5,8 @@ FROM python:3.11.15-slim-bookworm
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 normstudy
 WORKDIR /normstudy
-COPY requirements.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt
+COPY requirements-dev.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-dev.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY normstudy normstudy
 COPY experiments experiments

@@ -11,9 +11,12 @@ import pytest
 import yaml
 from helpers.project import PROJECT
 from importlinter.cli import lint_imports
+from packaging.requirements import Requirement
 
 FOLDERS = ("normstudy", "experiments", "benchmarks", "tests")
 FILES = [path for folder in FOLDERS for path in sorted((PROJECT / folder).rglob("*.py"))]
+PROJECT_TABLE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+PINNED = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 HEAVY = {"mlflow", "matplotlib", "sqlalchemy"}
 
 
@@ -38,21 +41,31 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
-def test_conda_environment_repeats_the_projects_dependencies() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+def locked(file: str) -> dict[str, str]:
+    """The version of each package that a lock names."""
+    return {name.lower(): version for name, version in PINNED.findall((PROJECT / file).read_text())}
+
+
+def test_second_lock_adds_to_the_first_and_both_hold_hashes_and_no_index() -> None:
+    assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
+    assert "ray" not in locked("requirements.txt")
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        text = (PROJECT / file).read_text()
+        assert text.count("\n    --hash=sha256:") >= len(locked(file))
+        assert "://" not in text
+        assert "--index" not in text
+
+
+def test_locks_and_conda_environment_hold_a_version_that_the_project_allows_of_each_dependency() -> None:
+    extras = PROJECT_TABLE["optional-dependencies"]
+    for file, names in {
+        "requirements.txt": PROJECT_TABLE["dependencies"],
+        "requirements-dev.txt": [*extras["dev"], *extras["ray"], *extras["server"]],
+    }.items():
+        for wanted in map(Requirement, names):
+            assert locked(file)[wanted.name.lower()] in wanted.specifier, wanted
     dependencies = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
     [pip] = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
-    assert pip == project["dependencies"]
+    names = [Requirement(text).name for text in PROJECT_TABLE["dependencies"]]
+    assert pip == [f"{name}=={locked('requirements.txt')[name]}" for name in names]
     assert "pip" in dependencies
-
-
-def test_lock_holds_the_projects_dependencies_with_hashes_and_no_index() -> None:
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    lock = (PROJECT / "requirements.txt").read_text()
-    extras = project["optional-dependencies"]
-    for requirement in [*project["dependencies"], *extras["dev"], *extras["ray"], *extras["server"]]:
-        requirement = re.sub(r"\[.*\]", "", requirement)
-        assert re.search(rf"^{re.escape(requirement)}( ;|\s)", lock, re.MULTILINE | re.IGNORECASE), requirement
-    assert "--hash=sha256:" in lock
-    assert "://" not in lock
-    assert "--index" not in lock
