@@ -26,8 +26,8 @@ from normstudy.config import TRAIN_IMAGES, TrainConfig
 from normstudy.data import MEAN, MEMORY_FORMAT, STANDARD_DEVIATION, Batches, Data, Split, TrainingStream, load_data
 from normstudy.errors import Interrupted
 from normstudy.evaluate import Evaluation, evaluate_stack
+from normstudy.files import archives, unpacked
 from normstudy.model import DigitNet, l1_norms
-from normstudy.provenance import archives, unpacked
 from normstudy.step import build_optimizer, training_step
 from normstudy.tracking import Metric
 from normstudy.tracking.checkpoint import Checkpoints, Training

@@ -11,7 +11,6 @@ import typer
 from typer.exceptions import TyperException
 
 from normstudy.errors import ConfigError, NormstudyError, one_line
-from normstudy.launch.signals import StopSignal
 
 MAIN = Path("experiments/main.py")
 
@@ -21,6 +20,8 @@ FORCE = Annotated[bool, typer.Option("--force", help="train again what has finis
 
 def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str) -> None:
     """Train one variant, as one MLflow run. One that has finished is left alone, an unfinished one goes on."""
+    from normstudy.launch import StopSignal
+
     stop_signal = StopSignal()
     from normstudy.config import TrainConfig
 
@@ -49,6 +50,8 @@ def study_command(
 
     Options override its configs.
     """
+    from normstudy.launch import StopSignal
+
     stop_signal = StopSignal()
     from normstudy.experiment import load_experiment
 
@@ -81,6 +84,8 @@ def measure_command(
     experiment: Annotated[Path, typer.Argument(help="the file whose MEASURES say what for")],
 ) -> None:
     """Measure the trained networks of an experiment, and add the tables to their runs."""
+    from normstudy.launch import StopSignal
+
     stop_signal = StopSignal()
     from normstudy.experiment import load_experiment
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from normstudy.errors import ConfigError, one_line
-from normstudy.provenance import data_digest
+from normstudy.files import data_digest
 
 TRAIN_IMAGES = 60_000
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}

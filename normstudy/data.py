@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normstudy.config import TrainConfig
-from normstudy.provenance import archives, unpacked
+from normstudy.files import archives, unpacked
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
@@ -75,7 +75,7 @@ def load_images(dataset: str = "mnist", folder: Path | None = None) -> tuple[Spl
     The archives' files are laid where torchvision looks for them, in a folder that lives only for this call: nothing
     unpacked can go stale, and processes that start together don't meet.
 
-    Raises `DataError` when an archive is missing or damaged; nothing is ever downloaded.
+    Raises `NormstudyError` when an archive is missing or damaged; nothing is ever downloaded.
     """
     kind = loader(dataset)
     with tempfile.TemporaryDirectory() as root:

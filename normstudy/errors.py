@@ -11,7 +11,7 @@ SECRET = re.compile("pass|pwd|token|secret|key|user|uid|credential|sig|auth", re
 
 
 class NormstudyError(Exception):
-    """Base of all errors whose message is one line for the user."""
+    """An error whose message is one line for the user; a class of its own only where somebody tells it from others."""
 
     exit_status = 1
 
@@ -20,10 +20,6 @@ class ConfigError(NormstudyError, ValueError):
     """A value that the user gave can't be used."""
 
     exit_status = 2
-
-
-class DataError(NormstudyError):
-    """The data on disk are not MNIST."""
 
 
 class ReportError(NormstudyError):
@@ -62,10 +58,6 @@ class Superseded(NormstudyError):
 
 class RunDeleted(Superseded):
     """Somebody has deleted the run."""
-
-
-class StudyError(NormstudyError):
-    """Some trials of a study did not finish."""
 
 
 class Diverged(NormstudyError):

@@ -1,11 +1,18 @@
-"""Files that are either what they were or all of the new, whatever ends the process or the machine."""
+"""Files on disk: atomic writes, and the archives of the data sets with their digests."""
 
+import gzip
+import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-from normstudy.errors import ConfigError, StorageError, one_line
+from normstudy.errors import ConfigError, NormstudyError, StorageError, one_line
+
+SUMS = Path(__file__).parent
+FASHION = "NORMSTUDY_FASHION"  # variable of the environment
 
 
 @contextmanager
@@ -54,3 +61,48 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@cache
+def data_digest(dataset: str = "mnist") -> str:
+    """16 hexadecimal digits of the SHA-256 of the sums of a dataset's four files, which need not be here."""
+    return hashlib.sha256((SUMS / dataset / "SHA256SUMS").read_bytes()).hexdigest()[:16]
+
+
+def archives(dataset: str) -> Path:
+    """The folder of a dataset's four archives: MNIST's is part of the package, Fashion-MNIST's the user names.
+
+    Raises `NormstudyError` where none is named.
+    """
+    if dataset == "mnist":
+        return SUMS / "mnist"
+    if not (named := os.environ.get(FASHION)):
+        raise NormstudyError(f"dataset={dataset}: {FASHION} must name the folder of Fashion-MNIST's four archives")
+    return Path(named)
+
+
+def unpacked(dataset: str, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file in a dataset's archives, each checked against its SHA-256.
+
+    The sums are of the unpacked files, as they are the same however they were compressed. Raises `NormstudyError` for
+    an archive that is missing or damaged.
+    """
+    for line in (SUMS / dataset / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        expected, name = line.split()
+        archive = folder / f"{name}.gz"
+        if not archive.is_file():
+            raise NormstudyError(f"{archive}: the archive is missing")
+        try:
+            content = gzip.decompress(archive.read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise NormstudyError(f"{archive}: damaged archive ({error})") from None
+        if (found := hashlib.sha256(content).hexdigest()) != expected:
+            raise NormstudyError(f"{archive}: damaged archive, SHA-256 of the file in it {found}, expected {expected}")
+        yield name, content
+
+
+@cache
+def require_archives(dataset: str) -> None:
+    """Raises `NormstudyError` for a dataset that can't be read."""
+    for _ in unpacked(dataset, archives(dataset)):
+        pass

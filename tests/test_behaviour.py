@@ -1,6 +1,5 @@
 """Shift and calibration in words, from tables made by hand."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,13 +56,6 @@ def test_shift_ranks_compares_with_bn_as_trained_and_names_the_hardest_corruptio
     assert found[-1] == "Hardest at severity 5, as trained, is rotation: from 20.2 % (NONE) to 50.2 % (GN)."
 
 
-def test_shift_of_one_seed_is_not_compared() -> None:
-    found = said("shift", shifted(seeds=1))
-    assert found[0].startswith("Mean accuracy over 2 corruptions, severities 1 to 5, n = 1 seed each: GN 65.0 %, ")
-    assert found[1].startswith("No comparison: it needs two seeds or more")
-    assert len(found) == 3
-
-
 def calibrated(temperatures: dict[str, list[float]], *, seeds: int = 3) -> CalibrationTables:
     def rows(config: TrainConfig) -> list[dict[str, Any]]:
         temperature = temperatures[config.norm][config.seed]
@@ -95,10 +87,3 @@ def test_confidence_is_judged_by_the_interval_of_the_temperature() -> None:
 def test_one_network_is_not_called_over_or_under_confident() -> None:
     [text, *_] = said("calibration", calibrated({"gn": [1.2], "ln": [0.8], "bn": [1.0]}, seeds=1))
     assert text.startswith("GN is one network, too few to tell over- from under-confident: temperature 1.20 (n = 1); ")
-
-
-def test_reliability_names_how_many_images_the_temperature_was_fitted_on() -> None:
-    tables = calibrated({norm: [1.0, 1.1, 1.2] for norm in ("gn", "ln", "bn")})
-    tables = replace(tables, results=tables.results.assign(val_size=500))
-    title = " ".join(robustness.calibration_figures(tables)["reliability"].get_suptitle().split())
-    assert "temperature fitted on 500 held-out training images" in title

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import get_args
 
 import pytest
-from pydantic import ValidationError
 
 from normstudy.config import ADDED, Network, Norm, TrainConfig, group_labels
 from normstudy.errors import ConfigError
+from normstudy.files import data_digest
 from normstudy.model import NETWORKS, NORMS
-from normstudy.provenance import data_digest
 
 
 def test_the_choices_of_norm_and_network_are_the_rows_of_the_models_tables() -> None:
@@ -23,17 +22,11 @@ def test_the_choices_of_norm_and_network_are_the_rows_of_the_models_tables() -> 
     [
         ({"norm": "foo"}, "norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         ({"network": "foo"}, "network=foo: input should be 'plain', 'wide', .* or 'finedeep'"),
-        ({"dataset": "cifar"}, "dataset=cifar: .*'mnist' or 'fashion'"),
         ({"epochs": "abc"}, "epochs=abc: .*valid integer"),
         ({"l1": "nan"}, "l1=nan: .*finite"),
-        ({"l1": "inf"}, "l1=inf: .*finite"),
-        ({"momentum": 1}, "momentum=1: input should be less than 1"),
-        ({"device": "tpu"}, "device=tpu: .*'auto', 'cpu', 'cuda' or 'mps'"),
-        ({"norm": "gn\nx"}, r"norm='gn\\nx': input should be"),
         ({"device": "\x1b[2J"}, r"device='\\x1b\[2J': .*'auto'"),
         ({"seed": "9" * 5_000}, r"seed='9{12}\.\.\.9{13}': .*integer"),
         ({"a\nb": 1}, r"unknown setting 'a\\nb'; choose from norm, l1"),
-        ({"foo": 1}, "unknown setting 'foo'; choose from norm, l1"),
         ({"batch_size": 60_001}, "batch_size 60001 is more than the 60000 training images"),
         ({"train_size": 100, "batch_size": 101}, "batch_size 101 is more than the 100 training images"),
         ({"val_size": 50_000, "train_size": 10_001}, "train_size 10001 is more than the 10000 images"),
@@ -82,11 +75,6 @@ def test_a_group_is_named_by_its_variant_and_what_its_trials_differ_in_and_what_
     assert group_labels([TrainConfig(seed=seed, device=d) for seed, d in ((0, "cpu"), (1, "auto"))]) == ["GN", "GN"]
     rates = [TrainConfig(norm="bn", l1=1e-5, lr=lr, l1_on=on) for lr, on in ((0.1, "all"), (0.1234567, "weights"))]
     assert group_labels(rates) == ["BN + L1, l1_on all, lr 0.1", "BN + L1, l1_on weights, lr 0.1234567"]
-
-
-def test_config_is_frozen() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        TrainConfig().lr = 1.0  # type: ignore[misc]
 
 
 def test_trial_key_depends_on_every_field_but_the_device() -> None:
@@ -138,7 +126,3 @@ def test_command_gives_back_the_same_trial() -> None:
     words = config.command().removeprefix("python -m normstudy train ").split()
     options = {name[2:].replace("-", "_"): value for name, value in zip(words[::2], words[1::2], strict=True)}
     assert TrainConfig.of(**options) == config
-
-
-def test_variant_names_the_penalty() -> None:
-    assert [TrainConfig(norm="ln").variant, TrainConfig(norm="bn", l1=1e-5).variant] == ["LN", "BN + L1"]

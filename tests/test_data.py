@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from normstudy import provenance
+from normstudy import files
 from normstudy.config import TrainConfig
 from normstudy.data import (
     MEAN,
@@ -24,8 +24,8 @@ from normstudy.data import (
     pixel_places,
     resample,
 )
-from normstudy.errors import DataError
-from normstudy.provenance import FASHION, require_archives, unpacked
+from normstudy.errors import NormstudyError
+from normstudy.files import FASHION, require_archives, unpacked
 
 LABELS = "t10k-labels-idx1-ubyte"
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
-    shutil.copytree(provenance.archives("mnist"), tmp_path / "mnist")
+    shutil.copytree(files.archives("mnist"), tmp_path / "mnist")
     return tmp_path / "mnist"
 
 
@@ -55,20 +55,20 @@ def test_archive_of_another_file_is_refused_with_both_sums(archives: Path) -> No
     content[100] ^= 1
     changed.write_bytes(gzip.compress(content))
     sums = f"SHA-256 of the file in it {hashlib.sha256(content).hexdigest()}, expected {expected}"
-    with pytest.raises(DataError, match=f"{changed}: damaged archive, {sums}"):
+    with pytest.raises(NormstudyError, match=f"{changed}: damaged archive, {sums}"):
         load_images(folder=archives)
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(bytes(99))[:-9]], ids=["no gzip", "cut short"])
 def test_archive_that_cannot_be_unpacked_is_refused_in_one_line(archives: Path, content: bytes) -> None:
     (archives / f"{LABELS}.gz").write_bytes(content)
-    with pytest.raises(DataError, match=rf"{LABELS}\.gz: damaged archive \([^\n]+\)$"):
+    with pytest.raises(NormstudyError, match=rf"{LABELS}\.gz: damaged archive \([^\n]+\)$"):
         load_images(folder=archives)
 
 
 def test_missing_archive_is_named(archives: Path) -> None:
     (archives / "train-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: the archive is missing"):
+    with pytest.raises(NormstudyError, match=r"train-images-idx3-ubyte\.gz: the archive is missing"):
         load_images(folder=archives)
 
 
@@ -83,10 +83,10 @@ def test_archive_that_was_compressed_anew_holds_the_same_file(archives: Path) ->
 def test_fashion_without_its_folder_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FASHION, raising=False)
     message = f"^dataset=fashion: {FASHION} must name the folder of Fashion-MNIST's four archives$"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(NormstudyError, match=message):
         load_data(TrainConfig(dataset="fashion"), CPU)
     require_archives.cache_clear()
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(NormstudyError, match=message):
         require_archives("fashion")
 
 
@@ -109,7 +109,7 @@ def test_fashion_is_read_from_the_folder_that_the_variable_names(
             (tmp_path / f"{file}.gz").write_bytes(gzip.compress(content))
             with sums.open("a") as lines:
                 lines.write(f"{hashlib.sha256(content).hexdigest()}  {file}\n")
-    monkeypatch.setattr(provenance, "SUMS", tmp_path / "sums")
+    monkeypatch.setattr(files, "SUMS", tmp_path / "sums")
     monkeypatch.setenv(FASHION, str(tmp_path))
     train, test = load_images("fashion")
     assert torch.equal(torch.cat([train.images, test.images])[:, 0], images)

@@ -7,7 +7,7 @@ from helpers.tables import made
 
 from normstudy.config import TrainConfig
 from normstudy.data import load_images
-from normstudy.provenance import archives, unpacked
+from normstudy.files import archives, unpacked
 from normstudy.report import collect, errors, pages
 from normstudy.report.tables import ErrorTables, pixels
 

@@ -76,33 +76,24 @@ def test_overrides_hold_for_every_trial_and_are_checked() -> None:
     [
         ("", "some.py: has no function trials() that lists its configurations"),
         ("def trials(:\n", "some.py:1: SyntaxError: "),
-        ("x = 1\n  y = 2\n", "some.py:2: IndentationError: unexpected indent"),
         ("\n1 / 0\n", "some.py:2: ZeroDivisionError: division by zero"),
         ("import nowhere_to_be_found\n", "some.py:1: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("raise ValueError('first\\nsecond')\n", "some.py:1: ValueError: first second"),
         ("import sys\nsys.exit()\n", "some.py:2: it calls sys.exit(None); expected a file that only lists"),
-        (returns("1 / 0"), "some.py:5: ZeroDivisionError: division by zero"),
         (returns("[TrainConfig(norm='foo')]"), "some.py:5: norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
-        (returns("[TrainConfig.of(epochs=0)]"), "some.py:5: epochs=0: input should be greater than or equal to 1"),
         (returns("(TrainConfig(seed=1 / i) for i in range(2))"), "some.py:5: ZeroDivisionError: division by zero"),
         (returns("[TrainConfig().model_copy(update={'lr': 'x'})]"), "some.py: lr=x: input should be a valid number"),
         (returns("None"), f"some.py: trials() returned None; {EXPECTED}"),
         (returns("[]"), f"some.py: trials() returned []; {EXPECTED}"),
-        (returns("['gn', 'ln']"), f"some.py: trials() returned ['gn', 'ln']; {EXPECTED}"),
-        (returns("{'gn': TrainConfig()}"), "some.py: trials() returned {'gn': TrainConfig("),
         (returns("{TrainConfig()}"), "some.py: trials() returned {TrainConfig("),
-        ("trials = [1]\n", "some.py: has no function trials() that lists its configurations"),
         ("def trials(norm):\n    return []\n", "some.py: TypeError: trials() missing 1 required positional argument"),
         (f"{ONE}MAY_DIVERGE = 'no'\n", "some.py: may_diverge=no: input should be a valid boolean"),
-        (f"{ONE}MEASURES = 'shift'\n", "some.py: measures=shift: input should be a valid tuple"),
         (
             f"{ONE}MEASURES = ['speed']\n",
             "some.py: measures=speed: input should be 'weights', 'statistics', 'shift' or ",
         ),
         (f"{ONE}REPORT = 'sweeps'\n", "some.py: report=sweeps: input should be 'errors', 'groups', 'baseline', "),
-        (f"{ONE}NUMBER = '3'\n", "some.py: number=3: input should be a valid integer"),
         (f"{ONE}TARGETS = {{'worst': 0.9}}\n", "some.py: targets=worst: input should be 'every', 'best' or 'first'"),
-        (bytes(range(256)), "some.py: SyntaxError: "),
         (b"x = '\xff'\n", "some.py:1: SyntaxError: (unicode error) 'utf-8' codec can't decode byte 0xff"),
     ],
 )
@@ -131,15 +122,6 @@ def test_a_path_that_is_no_python_file_is_refused_with_the_choices(tmp_path: Pat
     assert refusal(tmp_path / ("x" * 300)).endswith(": can't be read: File name too long")
     assert refusal(path.rename(tmp_path / "some.txt")).startswith("experiment=some.txt: not a Python file; expected a ")
     assert refusal(written(tmp_path, ONE, "a\nb.py")).startswith("experiment=a b.py: not a Python file; expected a ")
-
-
-def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deny(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    path = written(tmp_path, ONE)
-    monkeypatch.setattr(Path, "open", deny)
-    assert refusal(path) == "experiment=some.py: can't be read: Permission denied"
 
 
 def test_a_trial_that_is_listed_several_times_is_one_trial_in_the_place_of_its_first(tmp_path: Path) -> None:

@@ -37,12 +37,6 @@ def test_a_full_disk_and_ctrl_c_leave_a_file_as_it_was_and_nothing_beside_it(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "old"}
 
 
-def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
-    for content in (b"old", b"new"):
-        write_atomically(tmp_path / "a" / "b" / "file", content)
-        assert [path.read_bytes() for path in (tmp_path / "a" / "b").iterdir()] == [content]
-
-
 @pytest.mark.parametrize("name", ["", "new/newer", "file", "file/below", "dangling/below", "fi\nle"])
 def test_a_place_that_is_no_folder_is_refused_by_name_and_one_that_can_be_made_is_not_made_yet(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,12 +8,11 @@ from helpers.project import SMALL
 
 from normstudy.config import TrainConfig
 from normstudy.data import load_images, normalise
-from normstudy.errors import ResultWaits, StudyError
+from normstudy.errors import NormstudyError, ResultWaits
 from normstudy.experiment import Experiment
-from normstudy.launch import local
+from normstudy.launch import Task, local
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
-from normstudy.launch.task import Task
 from normstudy.report.read import finished_trials, planned_in
 from normstudy.tracking import Tag
 
@@ -67,7 +66,7 @@ def test_a_study_of_uncommitted_changes_says_so(
     config = TrainConfig(device="cpu", **SMALL)
     for dirty, said in (("false", ""), ("true", "normstudy: the working tree has uncommitted changes; ")):
         monkeypatch.setattr(launch, "git_state", lambda: ("", dirty))  # noqa: B023
-        with pytest.raises(StudyError):
+        with pytest.raises(NormstudyError):
             launch.study(Experiment(name="mine", question="?", configs=(config,)), executor=nothing)
         assert capsys.readouterr().err.startswith(said)
 
@@ -96,35 +95,29 @@ def test_a_study_that_may_diverge_finishes_and_knows_the_step(store: str) -> Non
     [record] = finished_trials([diverging], parent_id, may_diverge=True)
     assert mlflow.get_run(record.run_id).data.tags[Tag.FAILURE_STEP] == str(record.diverged_at)
     assert planned_in(parent_id) == planned
-    with pytest.raises(StudyError, match=r"study edge: NONE, seed 0 is diverged \(run [0-9a-f]{32}: Diverged: "):
+    with pytest.raises(NormstudyError, match=r"study edge: NONE, seed 0 is diverged \(run [0-9a-f]{32}: Diverged: "):
         launch.study(replace(planned, may_diverge=False))
 
 
-@pytest.mark.parametrize("state", [TrialState.NEW, TrialState.UNFINISHED])
-def test_nothing_but_divergence_is_expected_of_a_study_that_may_diverge(state: TrialState) -> None:
+def test_a_study_ends_as_its_trials_did(capsys: pytest.CaptureFixture[str]) -> None:
     configs = (TrainConfig(), TrainConfig(seed=1))
-    planned = Experiment(name="edge", question="?", configs=configs, may_diverge=True)
-    outcomes = {configs[0].trial_key: (TrialState.DIVERGED, ""), configs[1].trial_key: (state, "why")}
-    with pytest.raises(StudyError, match=rf"^study edge: GN, seed 1 is {state} \(why\)$"):
-        launch.require_finished(planned, outcomes)
 
+    def end(first: TrialState, second: TrialState, what: str) -> None:
+        planned = Experiment(name="edge", question="?", configs=configs, may_diverge=True)
+        states = dict(zip((config.trial_key for config in configs), ((first, ""), (second, what)), strict=True))
+        launch.require_finished(planned, states)
 
-def test_trials_that_run_elsewhere_are_said_and_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    configs = (TrainConfig(), TrainConfig(seed=1))
-    outcomes = {configs[0].trial_key: (TrialState.FINISHED, ""), configs[1].trial_key: (TrialState.RUNNING, "run a")}
-    launch.require_finished(Experiment(name="edge", question="?", configs=configs), outcomes)
+    end(TrialState.FINISHED, TrialState.RUNNING, "run a")
     assert capsys.readouterr().out == "GN, seed 1 is running elsewhere (run a)\n"
-
-
-def test_a_study_whose_results_only_wait_here_says_so_with_a_status_of_its_own() -> None:
-    planned = Experiment(name="edge", question="?", configs=(TrainConfig(),))
-    with pytest.raises(ResultWaits, match=r"^study edge: GN, seed 0 is not on the server \(folder\)$") as error:
-        launch.require_finished(planned, {TrainConfig().trial_key: (TrialState.UNSENT, "folder")})
-    assert error.value.exit_status == 3
+    for state in (TrialState.NEW, TrialState.UNFINISHED):
+        with pytest.raises(NormstudyError, match=rf"^study edge: GN, seed 1 is {state} \(why\)$"):
+            end(TrialState.DIVERGED, state, "why")
+    with pytest.raises(ResultWaits, match=r"^study edge: GN, seed 1 is not on the server \(folder\)$"):
+        end(TrialState.FINISHED, TrialState.UNSENT, "folder")
 
 
 def test_process_that_dies_before_it_begins_a_run_is_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local.Processes, "run", lambda *_: None)
     configs = (TrainConfig(device="cpu", **SMALL),)
-    with pytest.raises(StudyError, match=r"study lost: GN, seed 0 is new \(its process ended without a word\)$"):
+    with pytest.raises(NormstudyError, match=r"study lost: GN, seed 0 is new \(its process ended without a word\)$"):
         launch.study(Experiment(name="lost", question="?", configs=configs))

@@ -72,11 +72,6 @@ def test_study_and_report_declare_options_of_their_commands_with_their_defaults(
         assert (f"{{{option}}}" if option == "experiment" else f"--{option} {{{option}}}") in entry_point["command"]
 
 
-def test_entry_points_are_one_variant_the_study_and_the_report() -> None:
-    assert set(PROJECT_FILE["entry_points"]) == {"main", "study", "report"}
-    assert PROJECT_FILE["conda_env"] == "conda.yaml"
-
-
 @pytest.mark.parametrize("env_manager", ["local", pytest.param("uv", marks=pytest.mark.faults)])
 def test_mlflow_run_trains_one_variant_whatever_the_spelling_of_its_values(store: str, env_manager: str) -> None:
     values = parameters(norm="ln", lr="6e-2", l1="0", epochs=1, train_size=640)
@@ -90,18 +85,12 @@ def test_mlflow_run_trains_one_variant_whatever_the_spelling_of_its_values(store
     assert 0 < run.data.metrics[Metric.TEST_ACCURACY] < 1
 
 
-def test_bad_values_fail_in_one_line_and_leave_no_run_running(store: str) -> None:
-    expected = {
-        ("epochs", "abc"): "epochs=abc: input should be a valid integer",
-        ("norm", "foo"): "norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'",
-        ("zoo", "1"): "No such option: --zoo; choose from --force, --offline, --norm",
-    }
-    for (name, value), message in expected.items():
-        output, _ = mlflow_run(store, *parameters(**{name: value})).communicate(timeout=120)
-        assert sum(line.startswith("normstudy: error: ") and message in line for line in output.splitlines()) == 1
-        assert not [line for line in output.splitlines() if line.startswith("Traceback")]
-    assert [run.info.status for run in runs()] == ["FAILED"] * len(expected)
-    assert not any(run.data.metrics for run in runs())
+def test_a_bad_value_fails_in_one_line_and_leaves_no_run_running(store: str) -> None:
+    output, _ = mlflow_run(store, *parameters(norm="foo")).communicate(timeout=380)
+    [said] = [line for line in output.splitlines() if line.startswith("normstudy: error: ")]
+    assert said == "normstudy: error: norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"
+    assert "Traceback" not in output
+    assert [(run.info.status, run.data.metrics) for run in runs()] == [("FAILED", {})]
 
 
 def test_ctrl_c_leaves_a_study_and_all_its_trials_ended(store: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from helpers.project import PROJECT
 from helpers.started import wait_until
 
-from normstudy.launch.signals import ECHO_SECONDS
+from normstudy.launch import ECHO_SECONDS
 
 VARIANTS = ("BN", "GN", "LN")
 SECONDS = 120  # that a driver may take, on a machine with other work
@@ -28,8 +28,8 @@ from pathlib import Path
 from tqdm import tqdm
 from normstudy.config import TrainConfig
 from normstudy.launch import local
-from normstudy.launch.signals import StopSignal, nobody_reads_output
-from normstudy.launch.task import Task
+from normstudy.launch import StopSignal, nobody_reads_output
+from normstudy.launch import Task
 
 folder, behaviour = Path(sys.argv[1]), sys.argv[2]
 
@@ -142,10 +142,6 @@ def processes_are_gone(folder: Path) -> None:
     wait_until(lambda: not any(Path("/proc", number).exists() for number in numbers), SECONDS, "the end of the trials")
 
 
-def one(number: int) -> Callable[[Driver], None]:
-    return lambda process: process.send_signal(number)
-
-
 def group(number: int) -> Callable[[Driver], None]:
     return lambda process: os.killpg(process.pid, number)
 
@@ -159,7 +155,6 @@ def ctrl_c_under_mlflow_run(process: Driver) -> None:
 @pytest.mark.parametrize(
     ("send", "status", "numbers"),
     [
-        pytest.param(one(signal.SIGTERM), 143, {15}, id="SIGTERM-to-the-driver"),
         pytest.param(group(signal.SIGTERM), 143, {15}, id="SIGTERM-to-the-group"),
         pytest.param(ctrl_c_under_mlflow_run, 130, {2, 15}, id="Ctrl-C-under-mlflow-run"),
         pytest.param(group(signal.SIGHUP), 129, {1, 15}, id="SIGHUP-to-the-group"),
@@ -177,18 +172,6 @@ def test_every_trial_stops_in_its_own_time_whatever_combination_of_signals_arriv
         assert err == ""
         assert sorted(out.splitlines()) == [f"{name:8s} ended {name}" for name in VARIANTS]
         processes_are_gone(tmp_path)
-
-
-def test_a_hangup_under_nohup_stops_nobody(tmp_path: Path) -> None:
-    def as_nohup() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    with driver(tmp_path, before=as_nohup) as process:
-        all_have(tmp_path, "begun")
-        group(signal.SIGHUP)(process)
-        one(signal.SIGTERM)(process)
-        assert process.wait(SECONDS) == 143
-        assert ended_by(tmp_path) == [15] * 3
 
 
 def test_a_closed_terminal_stops_every_trial(tmp_path: Path) -> None:
@@ -221,7 +204,9 @@ def test_trials_of_a_killed_driver_stop_at_the_next_batch(tmp_path: Path) -> Non
         processes_are_gone(tmp_path)
 
 
-def test_a_second_request_ends_the_driver_at_once_and_its_trials_at_the_next_batch(tmp_path: Path) -> None:
+def test_a_second_request_ends_the_driver_at_once_and_a_stop_before_a_trials_first_line_is_not_lost(
+    tmp_path: Path,
+) -> None:
     with driver(tmp_path, "start") as process:
         all_have(tmp_path, "forked")
         process.send_signal(signal.SIGTERM)
@@ -235,16 +220,6 @@ def test_a_second_request_ends_the_driver_at_once_and_its_trials_at_the_next_bat
         processes_are_gone(tmp_path)
         assert process.stderr
         assert process.stderr.read() == "normstudy: stopped at once; start it again to resume\n"
-
-
-def test_a_stop_between_a_trials_fork_and_its_first_line_is_not_lost(tmp_path: Path) -> None:
-    with driver(tmp_path, "start") as process:
-        all_have(tmp_path, "forked")
-        group(signal.SIGTERM)(process)
-        wait_until((tmp_path / "stopping").exists, SECONDS, "the stop")
-        (tmp_path / "go").touch()
-        assert process.wait(SECONDS) == 143
-        assert ended_by(tmp_path) == [15] * 3
 
 
 def test_a_stop_while_the_server_of_processes_imports_ends_the_driver_without_a_word(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from helpers.project import SMALL
 from mlflow.entities import Run
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted, StudyError
+from normstudy.errors import Diverged, Interrupted, NormstudyError
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
@@ -96,7 +96,9 @@ def test_diverged_trial_is_not_tried_again_unless_forced(store: str) -> None:
     config = TrainConfig(norm="none", lr=1e9, device="cpu", **SMALL)
     with pytest.raises(Diverged):
         single(config)
-    with pytest.raises(StudyError, match=r"NONE, seed 0: diverged \(run [0-9a-f]{32}: Diverged: .*not finite at step"):
+    with pytest.raises(
+        NormstudyError, match=r"NONE, seed 0: diverged \(run [0-9a-f]{32}: Diverged: .*not finite at step"
+    ):
         single(config)
     assert len(all_runs()) == 1
     assert not logs()

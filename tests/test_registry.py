@@ -133,7 +133,7 @@ def test_machines_that_begin_a_trial_at_the_same_moment_train_it_once(
     assert len(logs()) == 0  # nothing is left of the one that gave up
 
 
-@pytest.mark.parametrize("tag", [Tag.RECORD, Tag.MACHINE, Tag.REPLACES, "normstudy.attempt", Tag.HOST, Tag.LAUNCHER])
+@pytest.mark.parametrize("tag", [Tag.RECORD, Tag.REPLACES, Tag.LAUNCHER])
 def test_no_tag_of_a_server_leads_to_a_folder_here(server: FakeServer, tmp_path: Path, tag: str) -> None:
     for folder in (tmp_path / "home" / "precious", tmp_path / "precious", tmp_path / "a" / "precious"):
         folder.mkdir(parents=True)

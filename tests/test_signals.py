@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from normstudy.launch import signals
-from normstudy.launch.signals import ECHO_SECONDS, SAME_STOP_SECONDS, STOPS, StopSignal, held_back
+from normstudy import launch
+from normstudy.launch import ECHO_SECONDS, SAME_STOP_SECONDS, STOPS, StopSignal, held_back
 
 
 class EndedAtOnce(Exception):
@@ -30,19 +30,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         raise EndedAtOnce(status)
 
     clock = Clock()
-    monkeypatch.setattr(signals, "time", clock)
+    monkeypatch.setattr(launch, "time", clock)
     monkeypatch.setattr(os, "_exit", end)
     yield clock
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.mark.parametrize("number", STOPS)
-def test_a_signal_is_remembered(number: signal.Signals) -> None:
-    stop_signal = StopSignal()
-    assert stop_signal() is None
-    signal.raise_signal(number)
-    assert stop_signal() == number
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -86,11 +78,10 @@ def test_a_process_is_ended_at_once_though_its_terminal_is_closed(
         signal.raise_signal(signal.SIGHUP)
 
 
-@pytest.mark.parametrize("number", STOPS)
-def test_in_the_process_of_a_trial_only_the_first_signal_counts(number: signal.Signals, clock: Clock) -> None:
+def test_in_the_process_of_a_trial_only_the_first_signal_counts(clock: Clock) -> None:
     stop_signal = StopSignal(gone=lambda: False)
-    signal.raise_signal(signal.SIGTERM)
-    for _ in range(3):
+    assert stop_signal() is None
+    for number in (signal.SIGTERM, *STOPS):
         clock.now += 100
         signal.raise_signal(number)
     assert stop_signal() == signal.SIGTERM

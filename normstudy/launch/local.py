@@ -15,8 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from normstudy.launch.signals import held_back
-from normstudy.launch.task import STOP_SECONDS, Task
+from normstudy.launch import STOP_SECONDS, Task, held_back
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -17,8 +17,9 @@ from normstudy.data import MEMORY_FORMAT, Data, load_data
 from normstudy.errors import ConfigError, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.experiment import Experiment
+from normstudy.files import require_archives
 from normstudy.model import DigitNet
-from normstudy.provenance import require_archives, usable_cores
+from normstudy.provenance import usable_cores
 from normstudy.report.read import read_artifact, without_measure
 from normstudy.robustness import calibration, shift_table, shifted, zero_share
 from normstudy.tracking import Artifact, Measure

@@ -13,9 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from normstudy.errors import ConfigError, StudyError, one_line
-from normstudy.launch.signals import kept_handlers
-from normstudy.launch.task import STOP_SECONDS, Task
+from normstudy.errors import ConfigError, NormstudyError, one_line
+from normstudy.launch import STOP_SECONDS, Task, kept_handlers
 from normstudy.tracking import Tag
 from normstudy.tracking.store import first_line, identity
 from normstudy.train import StopCheck
@@ -53,7 +52,7 @@ class RayExecutor:
         bar: "tqdm[Any]",
         stop_signal: StopCheck,
     ) -> None:
-        """Raises `StudyError` when the cluster has had no node for a minute that a task fits on."""
+        """Raises `NormstudyError` when the cluster has had no node for a minute that a task fits on."""
         waiting, running = deque(tasks), dict[Any, Task]()  # by Ray's reference to each
 
         def end(references: Iterable[Any]) -> None:
@@ -105,7 +104,9 @@ class RayExecutor:
         self.missing_since = None if places else self.missing_since or now
         if self.missing_since and now - self.missing_since > NODE_SECONDS:
             what = " and ".join(f"{resource}: {count}" for resource, count in need.items())
-            raise StudyError(f"no node of the Ray cluster has what {identity(task.configs[0])[Tag.NAME]} needs: {what}")
+            raise NormstudyError(
+                f"no node of the Ray cluster has what {identity(task.configs[0])[Tag.NAME]} needs: {what}"
+            )
         return places
 
 
@@ -157,8 +158,7 @@ def remote_task(ray: Any) -> Any:
         os.environ.update(environment)
         if Path(folder).is_dir():
             os.chdir(folder)  # relative paths mean what they mean to the driver
-        from normstudy.launch.signals import kept_handlers
-        from normstudy.launch.task import Task
+        from normstudy.launch import Task, kept_handlers
         from normstudy.launch.worker import run_trials
 
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from normstudy.errors import RunDeleted, ServerAway, Superseded, say
-from normstudy.launch.state import Outcome, TrialState, describe, is_own, outcome_in, outcome_of, usable_logs
+from normstudy.launch.state import Outcome, TrialState, describe, outcome_in, outcome_of, usable_logs
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun, canonical, is_result
 from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs
@@ -77,7 +77,7 @@ class Registry:
     def is_living(self, run: StoredRun) -> bool:
         """Whether another machine works for it, as far as `watch` has found."""
         watched_in_vain = self.stale.get(run.run_id) == run.tags.get(Tag.HEARTBEAT, "")
-        return run.status == "RUNNING" and not is_own(run) and not watched_in_vain
+        return run.status == "RUNNING" and not run.is_own and not watched_in_vain
 
     def watch(self, runs: Iterable[StoredRun]) -> None:
         """Learn which runs of other machines are dead: their heartbeat stays the same while it is watched. No two
@@ -114,7 +114,7 @@ class Registry:
         runs = self.runs(trial.key_tag, trial.key)
         own = usable_logs(logs(trial.key), self.store, runs).get(trial.key, [])
         if trial.key_tag == Tag.STUDY_KEY:  # one that has ended is left as it is, one of another machine too
-            runs = [run for run in runs if is_own(run) and not is_result(run)]
+            runs = [run for run in runs if run.is_own and not is_result(run)]
             own = [log for log in own if not log.has_result]
         current, results = canonical(runs), [run for run in runs if is_result(run)]
         if current and is_result(current) and not force:
@@ -138,16 +138,9 @@ class Registry:
 
     def _new_log(self, trial: Trial, old: EventLog | None, replaced: Sequence[StoredRun] = ()) -> EventLog:
         """For a new run. An `old` log, of another machine or of a lost run, lends its epochs and checkpoints."""
-        begin = Begin(
-            name=trial.name,
-            key_tag=trial.key_tag,
-            experiment=self.experiment,
-            store=self.store,
-            parent=trial.parent,
-            replaces=tuple(run.run_id for run in replaced),
-            seeds=trial.seeds,
-            checkpoints=trial.checkpoints,
-        )
+        known = {name: value for name, value in vars(trial).items() if name != "key"}
+        ids = tuple(run.run_id for run in replaced)
+        begin = Begin(**known, experiment=self.experiment, store=self.store, replaces=ids)
         return old.fork(begin) if old and not old.has_result else EventLog.create(trial.key, begin)
 
     def _bring(self, log: EventLog) -> Outcome | None:
@@ -225,7 +218,7 @@ class Registry:
                     log.append(Event(status="KILLED", tags={Tag.FAILURE: GONE}))
             return
         for run in self.runs(Tag.TRIAL_KEY, key):
-            if run.status == "RUNNING" and (is_own(run) or run.tags.get(Tag.LAUNCHER) == launcher):
+            if run.status == "RUNNING" and (run.is_own or run.tags.get(Tag.LAUNCHER) == launcher):
                 end_for_another(run, self.server, "KILLED", GONE)
 
 
@@ -243,7 +236,7 @@ def patiently() -> Retrying:
 def end_for_another(run: StoredRun, server: Server, status: Status, reason: str) -> None:
     """End a run whose process is gone, with what its record on this machine still has for it."""
     key = run.tags.get(Tag.TRIAL_KEY) or run.tags.get(Tag.STUDY_KEY, "")
-    for log in logs(key) if is_own(run) else []:
+    for log in logs(key) if run.is_own else []:
         if log.id == run.tags.get(Tag.RECORD):
             deliver(log, server, status, reason)
             return

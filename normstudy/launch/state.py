@@ -6,7 +6,7 @@ from enum import StrEnum
 from normstudy.errors import StorageError, one_line, say
 from normstudy.tracking import Tag
 from normstudy.tracking.client import StoredRun, is_result
-from normstudy.tracking.event_log import EventLog, machine
+from normstudy.tracking.event_log import EventLog
 
 
 class TrialState(StrEnum):
@@ -47,11 +47,6 @@ def describe(run: StoredRun | None) -> str:
         return ""
     reason = run.tags.get(Tag.FAILURE) if run.status != "FINISHED" else None
     return one_line(f"run {run.run_id}: {reason}" if reason else f"run {run.run_id}")
-
-
-def is_own(run: StoredRun) -> bool:
-    """Whether it trains, or trained, on this machine."""
-    return run.tags.get(Tag.MACHINE) == machine()
 
 
 def usable_logs(

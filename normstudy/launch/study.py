@@ -12,14 +12,15 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Interrupted, ResultWaits, StudyError, say
+from normstudy.errors import Interrupted, NormstudyError, ResultWaits, say
 from normstudy.experiment import Experiment
+from normstudy.files import require_archives
+from normstudy.launch import Executor, Task
 from normstudy.launch.local import LocalExecutor, preload
 from normstudy.launch.registry import GONE, Registry, Trial
 from normstudy.launch.state import LEFT, Outcome, TrialState
-from normstudy.launch.task import Executor, Task
 from normstudy.launch.worker import run_trials, train_leased
-from normstudy.provenance import git_state, require_archives, usable_cores
+from normstudy.provenance import git_state, usable_cores
 from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import STATE, Event, logs
@@ -34,7 +35,7 @@ def single(
 ) -> None:
     """Train one configuration as one run; one that has finished is left alone, an unfinished one goes on.
 
-    Raises `ConfigError` before any run exists, `StudyError` for a trial that diverged before or runs elsewhere,
+    Raises `ConfigError` before any run exists, `NormstudyError` for a trial that diverged before or runs elsewhere,
     `ResultWaits` when the server has not got the result.
     """
     check([config])
@@ -43,7 +44,7 @@ def single(
     if config.trial_key in refused:
         state, what = refused[config.trial_key]
         if state != TrialState.FINISHED:
-            raise StudyError(f"{name}: {in_words(state, what)}")
+            raise NormstudyError(f"{name}: {in_words(state, what)}")
         print(f"{name} has finished already: {what}; --force trains it again")
     elif offline:
         print(f"{name} waits on this machine; `python -m normstudy sync` sends it to a tracking server")
@@ -65,8 +66,8 @@ def study(
     `stack` trials that differ only in their seed train together in one process (0: by `grouped_in_stacks`).
     `workers` processes run at once (0: by `default_workers`) on this machine, unless an `executor` is given.
 
-    Raises `ConfigError` before any run exists, `StudyError` naming the trials that neither finished nor run elsewhere,
-    `Interrupted` after a stop signal, once every process has ended its runs.
+    Raises `ConfigError` before any run exists, `NormstudyError` naming the trials that neither finished nor run
+    elsewhere, `Interrupted` after a stop signal, once every process has ended its runs.
     """
     configs = experiment.configs
     check(configs)
@@ -145,7 +146,7 @@ def dry_run(experiment: Experiment, *, offline: bool = False) -> list[tuple[str,
 
 
 def check(configs: Sequence[TrainConfig]) -> None:
-    """Raises `ConfigError` or `DataError` for what no process could train."""
+    """Raises `NormstudyError` for what no process could train."""
     different = {(one.dataset, one.device, one.norm, one.network, one.groups): one for one in configs}
     for config in different.values():  # a network of torch takes a millisecond to build, in each of 100,000 trials
         require_archives(config.dataset)
@@ -199,9 +200,9 @@ def open_parent(
 
 
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:
-    """Says which trials run elsewhere. Raises `StudyError` naming each other trial that has not finished, its state,
-    its run and why, one that diverged only where the experiment doesn't expect it; `ResultWaits` where all that lacks
-    is on this machine."""
+    """Says which trials run elsewhere. Raises `NormstudyError` naming each other trial that has not finished, its
+    state, its run and why, one that diverged only where the experiment doesn't expect it; `ResultWaits` where all that
+    lacks is on this machine."""
     expected = {TrialState.FINISHED} | ({TrialState.DIVERGED} if experiment.may_diverge else set())
     lacking: dict[TrialState, list[str]] = {}
     for config in experiment.configs:
@@ -210,7 +211,7 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
     for line in lacking.pop(TrialState.RUNNING, []):
         print(line, flush=True)
     if lacking:
-        error = ResultWaits if set(lacking) == {TrialState.UNSENT} else StudyError
+        error = ResultWaits if set(lacking) == {TrialState.UNSENT} else NormstudyError
         raise error(f"study {experiment.name}: {'; '.join(line for lines in lacking.values() for line in lines)}")
 
 

@@ -8,10 +8,9 @@ from contextlib import ExitStack, nullcontext
 
 from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, NormstudyError, Superseded, say
+from normstudy.launch import StopSignal, Task, nobody_reads_output
 from normstudy.launch.registry import Registry, Trial
-from normstudy.launch.signals import StopSignal, nobody_reads_output
 from normstudy.launch.state import Outcome
-from normstudy.launch.task import Task
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import STATE

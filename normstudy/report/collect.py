@@ -9,7 +9,7 @@ import pandas as pd
 from normstudy.errors import one_line
 from normstudy.experiment import About
 from normstudy.figures import ten_worst
-from normstudy.provenance import archives, unpacked
+from normstudy.files import archives, unpacked
 from normstudy.report.errors import pictured
 from normstudy.report.groups import finished
 from normstudy.report.read import TrialRecord

@@ -19,6 +19,7 @@ from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait
 from normstudy.errors import Refused, ServerAway, TrackingError, one_line
 from normstudy.model import DigitNet
 from normstudy.tracking import Tag
+from normstudy.tracking.event_log import machine
 from normstudy.tracking.logged_model import has_model, log_model
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
 
@@ -42,6 +43,11 @@ class StoredRun:
     def replaces(self) -> set[str]:
         """Ids of the runs that don't count beside this one."""
         return set(filter(None, self.tags.get(Tag.REPLACES, "").split(",")))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it trains, or trained, on this machine."""
+        return self.tags.get(Tag.MACHINE) == machine()
 
 
 @dataclass(kw_only=True)
