@@ -228,8 +228,8 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
         runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
         [run] = [run for run in runs if run.data.tags[Tag.VARIANT] == "LN"]
         assert f"{100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in readme
-        model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
-        assert model.predict(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
+        model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/digitnet-ln-seed0")
+        assert model.predict(np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 11)
         epochs, client = pd.read_csv(folder / "epochs.csv"), mlflow.MlflowClient()
         for run_id, rows in epochs.groupby("run_id"):
             history = client.get_metric_history(run_id, Metric.TEST_LOSS)

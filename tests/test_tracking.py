@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from normstudy.config import L1, TrainConfig
-from normstudy.data import load_images, normalise
+from normstudy.data import load_images
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.launch.study import single
@@ -24,6 +24,7 @@ from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.train import build_model
 
 CONFIG = TrainConfig(norm="bn", l1=L1, **SMALL)
+MODEL = "digitnet-bn-l1-seed0"
 
 
 def run_of(variant: str) -> Run:
@@ -80,10 +81,20 @@ def test_datasets_are_inputs_of_the_run_with_their_digests(run: Run) -> None:
 
 def test_model_from_mlflow_gives_the_logged_accuracy_to_the_digit(run: Run) -> None:
     test = load_images()[1]
-    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
-    images = normalise(test.images).numpy()
-    logits = np.concatenate([model.predict(images[start : start + 500]) for start in range(0, 10_000, 500)])
-    assert (logits.argmax(1) == test.labels.numpy()).mean() == run.data.metrics[Metric.TEST_ACCURACY]
+    model, pixels = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/{MODEL}"), test.images.numpy()
+    answers = np.concatenate([model.predict(pixels[start : start + 500]) for start in range(0, 10_000, 500)])
+    assert answers.shape == (10_000, 11)
+    assert (answers[:, 0] == test.labels.numpy()).mean() == run.data.metrics[Metric.TEST_ACCURACY]
+    assert (answers[:, 1:].argmax(1) == answers[:, 0]).all()
+    assert answers[:, 1:].sum(1) == pytest.approx(np.ones(10_000), abs=1e-5)
+
+
+def test_model_takes_whole_pixels_alone_and_shows_two_digits_as_example(run: Run) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/{MODEL}")
+    test = load_images()[1]
+    assert (model.input_example == test.images[:2].numpy()).all()
+    with pytest.raises(mlflow.MlflowException, match="Failed to enforce schema"):
+        model.predict(test.images[:2].float().div(255).numpy())
 
 
 def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) -> None:
@@ -93,26 +104,41 @@ def test_weights_as_safetensors_give_the_logged_accuracy_to_the_digit(run: Run) 
     assert found.accuracy == run.data.metrics[Metric.TEST_ACCURACY]
 
 
-def test_logged_model_is_linked_to_the_last_epochs_metrics(run: Run) -> None:
+def test_logged_model_is_linked_to_the_last_epochs_metrics_and_their_datasets(run: Run) -> None:
     assert run.outputs
     [output] = run.outputs.model_outputs
     model = mlflow.get_logged_model(output.model_id)
-    linked = {metric.key: metric.value for metric in model.metrics or ()}
-    assert linked[Metric.TEST_ACCURACY] == run.data.metrics[Metric.TEST_ACCURACY]
+    linked = {metric.key: metric for metric in model.metrics or ()}
+    assert {name: metric.value for name, metric in linked.items()} == run.data.metrics
+    digest = load_images()[1].digest
+    assert {linked[name].dataset_digest for name in (Metric.TEST_LOSS, Metric.TEST_ACCURACY)} == {digest}
+    assert linked[Metric.TRAIN_LOSS].dataset_digest == run.data.tags[Tag.DATA_DIGEST]
+    assert linked[Metric.LEARNING_RATE].dataset_name is None
+
+
+def test_logged_model_says_what_it_is_and_where_it_comes_from(run: Run) -> None:
+    assert run.outputs
+    model = mlflow.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert model.name == MODEL
+    assert run.data.tags[Tag.NOTE] in model.tags[Tag.NOTE]
+    assert "uint8 from 0 to 255" in model.tags[Tag.NOTE]
+    for tag in (Tag.TRIAL_KEY, Tag.DATA_DIGEST, Tag.GIT_COMMIT, Tag.VARIANT):
+        assert model.tags[tag] == run.data.tags[tag]
+    assert set(model.params) <= {*TrainConfig.model_fields, "parameters"}
 
 
 def test_plain_client_needs_only_mlflow_to_ask_the_model(run: Run, tmp_path: Path) -> None:
     code = f"""
 import sys, numpy, mlflow
-model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/model")
-print(model.predict(numpy.zeros((3, 1, 28, 28), "float32")).shape)
+model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/{MODEL}")
+print(model.predict(numpy.zeros((3, 1, 28, 28), "uint8")).shape)
 assert "normstudy" not in sys.modules
 """
     environment = clean_environment(mlflow.get_tracking_uri(), PYTHONPATH="")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert "(3, 10)" in done.stdout, done.stderr
+    assert "(3, 11)" in done.stdout, done.stderr
 
 
 def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None:

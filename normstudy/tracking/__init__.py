@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import torch
+from pydantic import BaseModel
 
 from normstudy.config import TrainConfig
 from normstudy.data import Data, Split
@@ -84,6 +85,19 @@ class Measure(StrEnum):
     def path(self) -> str:
         """Of the artifact."""
         return f"measures/{self}.json"
+
+
+class TrainedModel(BaseModel):
+    """A network whose weights are a file of its event, trained for `step` epochs."""
+
+    norm: str
+    network: str
+    groups: int
+    weights: str
+    step: int
+    name: str = "model"
+    description: str = ""  # as Markdown
+    example: str = ""  # two images or more as hexadecimal digits, two for each pixel
 
 
 @runtime_checkable  # lets the tests check the type of what is passed

@@ -17,8 +17,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
 from normstudy.errors import Refused, ServerAway, TrackingError, one_line
-from normstudy.model import DigitNet
-from normstudy.tracking import Tag
+from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.event_log import machine
 from normstudy.tracking.logged_model import has_model, log_model
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
@@ -202,10 +201,10 @@ class Server:
             location = artifact_location(self.client.get_run(run_id))
             get_artifact_repository(location).log_artifact(str(file), folder or None)
 
-    def log_model(self, run_id: str, model: DigitNet, step: int) -> None:
+    def log_model(self, run_id: str, trained: TrainedModel, weights: Path) -> None:
         """The network as MLflow serves it, once for a run."""
         with self.answering():
-            log_model(run_id, model, step)
+            log_model(run_id, trained, weights)
 
     def set_status(self, run_id: str, status: str) -> None:
         """End a run, or open it again."""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from normstudy.errors import StorageError
 from normstudy.files import sync, writing
 from normstudy.provenance import PROJECT
+from normstudy.tracking import TrainedModel
 
 STATE = "NORMSTUDY_STATE"  # variable of the environment
 NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
@@ -95,16 +96,6 @@ class Begin(Entry):
     checkpoints: str = Field("", pattern="^([0-9a-f]{32})?$")
     host: str = ""
     machine: str = ""
-
-
-class TrainedModel(BaseModel):
-    """A network whose weights are a file of its event, trained for `step` epochs."""
-
-    norm: str
-    network: str
-    groups: int
-    weights: str
-    step: int
 
 
 class Event(Entry):

@@ -1,20 +1,53 @@
-"""The trained network as a model that MLflow serves."""
+"""The trained network as a model that MLflow serves: raw pixels in, class and probabilities out."""
 
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
+import numpy as np
 import torch
-from mlflow.entities import LoggedModelStatus, Run
+from jaxtyping import Float, UInt8
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.entities import Metric as MlflowMetric
-from mlflow.models import Model, infer_signature
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from normstudy.config import TrainConfig
 from normstudy.data import normalise
-from normstudy.model import DigitNet
+from normstudy.model import CLASSES, DigitNet
 from normstudy.provenance import library_versions
+from normstudy.tracking import Metric, Tag, TrainedModel
 from normstudy.tracking.store import own_location
 
+IMAGE = (1, 28, 28)
+SERVING = ("torch", "mlflow", "numpy")  # what a server of the model needs
+ANSWER = TensorSpec(np.dtype(np.float32), (-1, 1 + CLASSES), "class, then the probability of each class")
+# without a name for the input: of a named one MLflow makes a dictionary, which its PyTorch flavor refuses
+SIGNATURE = ModelSignature(Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE))]), Schema([ANSWER]))
+INTERFACE = (
+    "**Input**: images of 28 x 28 grey pixels, light on dark as in MNIST, uint8 from 0 to 255, shape (n, 1, 28, 28). "
+    "Normalisation is part of the model. A server truncates fractions, so pixels from 0 to 1 all become 0.\n\n"
+    f"**Output**: float32, shape (n, {1 + CLASSES}): the class, then the probability of each of the {CLASSES} classes."
+)
+PROVENANCE = (Tag.VARIANT, Tag.TRIAL_KEY, Tag.DATA_DIGEST, Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TORCH)
 
-def models_of(client: mlflow.MlflowClient, run: Run) -> list[mlflow.entities.LoggedModel]:
+
+class Classifier(nn.Module):
+    """The network behind raw pixels. One tensor answers all, as MLflow's PyTorch flavor takes no other answer."""
+
+    def __init__(self, network: DigitNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: UInt8[Tensor, "n 1 28 28"]) -> Float[Tensor, "n 11"]:
+        logits = self.network(normalise(images))
+        return torch.cat([logits.argmax(1, keepdim=True).float(), logits.softmax(1)], dim=1)
+
+
+def models_of(client: mlflow.MlflowClient, run: Run) -> list[LoggedModel]:
     """Those that the run has logged, whole or not."""
     query = f"source_run_id = '{run.info.run_id}'"
     return list(client.search_logged_models([run.info.experiment_id], filter_string=query))
@@ -25,48 +58,68 @@ def has_model(client: mlflow.MlflowClient, run: Run) -> bool:
     return any(model.status == LoggedModelStatus.READY for model in models_of(client, run))
 
 
-def log_model(run_id: str, model: DigitNet, step: int) -> None:
-    """Log the model in eval mode as MLflow serves it, linked to the run and its metrics of `step`; once for a run."""
+def log_model(run_id: str, trained: TrainedModel, weights: Path) -> None:
+    """Log the network in eval mode as MLflow serves it, linked to the run and to its metrics of the last epoch and
+    their datasets; once for a run."""
     client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
     known = models_of(client, run)
     if any(one.status == LoggedModelStatus.READY for one in known):
         return
-    unfinished = known[0] if known else None  # of a process that ended while it logged the model
-    logged = unfinished or client.create_logged_model(
-        run.info.experiment_id, name="model", source_run_id=run_id, params=run.data.params
-    )
+    # one that is not whole is of a process that ended while it logged the model
+    logged = known[0] if known else _create(client, run, trained)
     own_location(logged.artifact_location, f"model {logged.model_id}")
-    linked = any(output.model_id == logged.model_id for output in (run.outputs.model_outputs if run.outputs else []))
-    if linked:  # MLflow refuses to link it again, so its metrics are linked here; those that are already, stay
-        client.log_batch(run_id, metrics=_metrics_of(run_id, logged.model_id, step))
-    model.eval()  # what is exported in train mode keeps normalising by the batch
-    pixels = torch.randint(256, (2, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    example = normalise(pixels)  # 2 of them: so that the batch stays free
-    with torch.inference_mode():
-        answer = model(example)
+    # MLflow refuses to link it twice, with the database's own error
+    if all(output.model_id != logged.model_id for output in (run.outputs.model_outputs if run.outputs else [])):
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, trained.step)])
+    client.log_batch(run_id, metrics=[*_metrics_of(client, run, logged.model_id, trained.step)])
+    network = DigitNet(trained.norm, network=trained.network, groups=trained.groups)
+    network.load_state_dict(load_file(weights))
+    network.eval()  # what is exported in train mode keeps normalising by the batch
+    # a copy, as torch warns of memory that it can't write to
+    example = np.frombuffer(bytes.fromhex(trained.example), np.uint8).reshape(-1, *IMAGE).copy()
     with warnings.catch_warnings():
         # torch's archive writer warns of weights that are not on the CPU, wherever they are
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pytorch,
-            run_id=None if linked else run_id,
+        mlflow.pytorch.log_model(  # by `model_id` it needs no active run, and so ends none
+            Classifier(network),
+            name=logged.name,
             model_id=logged.model_id,
-            step=step,
-            pytorch_model=model,
-            signature=infer_signature(example.numpy(), answer.numpy()),
-            input_example=example.numpy(),
-            pip_requirements=[f"{name}=={value}" for name, value in library_versions().items() if name != "python"],
+            signature=SIGNATURE,
+            # two images or more: so that the batch stays free
+            input_example=example if len(example) > 1 else np.zeros((2, *IMAGE), np.uint8),
+            pip_requirements=[f"{name}=={library_versions()[name]}" for name in SERVING],
         )
 
 
-def _metrics_of(run_id: str, model_id: str, step: int) -> list[MlflowMetric]:
-    """The run's metrics of a step, as a model's."""
-    client = mlflow.MlflowClient()
-    return [
-        MlflowMetric(point.key, point.value, point.timestamp, point.step, model_id=model_id, run_id=run_id)
-        for name in client.get_run(run_id).data.metrics
-        for point in client.get_metric_history(run_id, name)
-        if point.step == step
-    ]
+def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> LoggedModel:
+    tags, params = run.data.tags, run.data.params
+    return client.create_logged_model(
+        run.info.experiment_id,
+        name=trained.name,
+        source_run_id=run.info.run_id,
+        params={name: params[name] for name in (*TrainConfig.model_fields, "parameters") if name in params},
+        tags={
+            Tag.NOTE: "\n\n".join(filter(None, [trained.description, INTERFACE])),
+            **{str(name): tags[name] for name in PROVENANCE if name in tags},
+        },
+    )
+
+
+def _metrics_of(client: mlflow.MlflowClient, run: Run, model_id: str, step: int) -> Iterator[MlflowMetric]:
+    """The run's metrics of a step as a model's, each with the dataset that it was measured on."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    datasets = {tag.value: (one.dataset.name, one.dataset.digest) for one in inputs for tag in one.tags}
+    for name in [str(metric) for metric in Metric if metric in run.data.metrics]:
+        dataset, digest = datasets.get(name.partition("/")[0], (None, None))
+        for point in client.get_metric_history(run.info.run_id, name):
+            if point.step == step:
+                yield MlflowMetric(
+                    name,
+                    point.value,
+                    point.timestamp,
+                    step,
+                    model_id=model_id,
+                    run_id=run.info.run_id,
+                    dataset_name=dataset,
+                    dataset_digest=digest,
+                )

@@ -19,9 +19,9 @@ from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
 from normstudy.files import writing
 from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, processor, usable_cores
-from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking import Artifact, Metric, Tag, TrainedModel
 from normstudy.tracking.checkpoint import Checkpoints
-from normstudy.tracking.event_log import Event, EventLog, TrainedModel, TrialLock, own_path
+from normstudy.tracking.event_log import Event, EventLog, TrialLock, own_path
 from normstudy.tracking.store import ending, identity, ten_name
 from normstudy.tracking.uploader import Upload, Uploader
 
@@ -153,12 +153,18 @@ class TrialRun:
             f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."
         )
         tables = json.dumps([{"path": Artifact.MISCLASSIFIED, "type": "table"}])  # for `mlflow.load_table`
-        network = {"norm": config.norm, "network": config.network, "groups": config.groups}
-        log.add_files(
-            "result",
-            tags={Tag.NOTE: describe(config, result), Tag.TABLES: tables},
-            model=TrainedModel(**network, weights=Artifact.WEIGHTS, step=epoch),
+        note = describe(config, result)
+        trained = TrainedModel(
+            norm=config.norm,
+            network=config.network,
+            groups=config.groups,
+            weights=Artifact.WEIGHTS,
+            step=epoch,
+            name=f"{model_family(config)}-seed{config.seed}",
+            description=note,
+            example=split.images[:2].cpu().numpy().tobytes().hex(),
         )
+        log.add_files("result", tags={Tag.NOTE: note, Tag.TABLES: tables}, model=trained)
 
     def _write_result(self, folder: Path, test: Evaluation, split: Split) -> int:
         """The misclassified test images, as table and pictures, and the confusion matrix; how many there are."""
@@ -200,6 +206,11 @@ def datasets(name: str, data: Data) -> list[dict[str, Any]]:
         dataset = from_numpy(images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest)
         described.append({"context": context, "dataset": dataset.to_dict()})
     return described
+
+
+def model_family(config: TrainConfig) -> str:
+    """What the models of a variant are called, such as `digitnet-bn-l1`."""
+    return f"digitnet-{config.variant.lower().replace(' + ', '-')}"
 
 
 def describe(config: TrainConfig, result: str) -> str:

@@ -7,10 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from safetensors.torch import load_file
-
 from normstudy.errors import NormstudyError, Refused, ResultWaits, RunDeleted, ServerAway, StorageError, Superseded, say
-from normstudy.model import DigitNet
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Content, Server, StoredRun, canonical, folder_of, is_result, now
 from normstudy.tracking.event_log import Event, EventLog, RunState
@@ -177,9 +174,7 @@ class Upload:
                 has.files[name] = size
         if (trained := wanted.model) and not has.model:
             folder, digest = wanted.files.get(trained.weights, ("", "unknown"))
-            model = DigitNet(trained.norm, network=trained.network, groups=trained.groups)
-            model.load_state_dict(load_file(self.log.file(folder, trained.weights, digest)))
-            self.server.log_model(self.run_id, model, trained.step)
+            self.server.log_model(self.run_id, trained, self.log.file(folder, trained.weights, digest))
             has.model = True
 
     def _end(self, end: Event) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normstudy.errors import Refused, ServerAway
-from normstudy.model import DigitNet
+from normstudy.tracking import TrainedModel
 from normstudy.tracking.client import Content, Server, StoredRun
 
 
@@ -140,9 +140,9 @@ class FakeServer(Server):
         with self.asked("upload"):
             self._writable(run_id).files[f"{folder}/{file.name}".lstrip("/")] = file.read_bytes()
 
-    def log_model(self, run_id: str, model: DigitNet, step: int) -> None:
+    def log_model(self, run_id: str, trained: TrainedModel, weights: Path) -> None:
         with self.asked("log_model"):
-            self._writable(run_id).models.append(step)
+            self._writable(run_id).models.append(trained.step)
 
     def set_status(self, run_id: str, status: str) -> None:
         with self.asked("set_status"):
