@@ -28,6 +28,7 @@ from normstudy.report.pages import answer_block, readme_block
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.tracking import Metric, Tag
+from normstudy.tracking.client import Server
 
 CONFIGS = list(EXPERIMENT.configs)
 VARIANTS = ["GN", "LN", "BN + L1"]
@@ -230,6 +231,10 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
         assert f"{100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in readme
         model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/digitnet-ln-seed0")
         assert model.predict(np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 11)
+        for _ in range(2):  # the second as after a kill
+            Server().register(run.info.run_id, "digitnet-ln")
+        [version] = mlflow.MlflowClient().search_model_versions("name = 'digitnet-ln'")
+        assert (version.run_id, version.aliases) == (run.info.run_id, ["newest"])
         epochs, client = pd.read_csv(folder / "epochs.csv"), mlflow.MlflowClient()
         for run_id, rows in epochs.groupby("run_id"):
             history = client.get_metric_history(run_id, Metric.TEST_LOSS)

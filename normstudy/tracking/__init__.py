@@ -96,6 +96,7 @@ class TrainedModel(BaseModel):
     weights: str
     step: int
     name: str = "model"
+    registered: str = ""  # the registered model that it becomes the newest version of
     description: str = ""  # as Markdown
     example: str = ""  # two images or more as hexadecimal digits, two for each pixel
 

@@ -16,10 +16,10 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
-from normstudy.errors import Refused, ServerAway, TrackingError, one_line
+from normstudy.errors import Refused, ServerAway, TrackingError, one_line, say
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.event_log import machine
-from normstudy.tracking.logged_model import has_model, log_model
+from normstudy.tracking.logged_model import has_model, log_model, register
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
 
 POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
@@ -67,6 +67,7 @@ class Server:
         self.client, self.uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
         self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
         self.inode = self.file.stat().st_ino if self.file else None
+        self.registry_refused = False
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -205,6 +206,18 @@ class Server:
         """The network as MLflow serves it, once for a run."""
         with self.answering():
             log_model(run_id, trained, weights)
+
+    def register(self, run_id: str, name: str) -> None:
+        """The run's model as a version of the registered model `name`, once for a run. Says so, once, where the store
+        has no registry or that refuses: the run has all that it logged without it."""
+        try:
+            with self.answering():
+                register(self.client, run_id, name)
+        except TrackingError as error:
+            self.get(run_id)  # raises where the whole server is away: another try registers it
+            if not self.registry_refused:
+                say(f"no model is registered: {error}")
+            self.registry_refused = True
 
     def set_status(self, run_id: str, status: str) -> None:
         """End a run, or open it again."""

@@ -1,7 +1,7 @@
 """The trained network as a model that MLflow serves: raw pixels in, class and probabilities out."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -20,7 +20,7 @@ from normstudy.data import normalise
 from normstudy.model import CLASSES, DigitNet
 from normstudy.provenance import library_versions
 from normstudy.tracking import Metric, Tag, TrainedModel
-from normstudy.tracking.store import own_location
+from normstudy.tracking.store import own_location, pages
 
 IMAGE = (1, 28, 28)
 SERVING = ("torch", "mlflow", "numpy")  # what a server of the model needs
@@ -32,6 +32,8 @@ INTERFACE = (
     "Normalisation is part of the model. A server truncates fractions, so pixels from 0 to 1 all become 0.\n\n"
     f"**Output**: float32, shape (n, {1 + CLASSES}): the class, then the probability of each of the {CLASSES} classes."
 )
+NEWEST = "newest"  # the alias; MLflow keeps `latest` for itself
+STARTED = "normstudy.run_started"  # tag of a version: milliseconds since the epoch
 PROVENANCE = (Tag.VARIANT, Tag.TRIAL_KEY, Tag.DATA_DIGEST, Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TORCH)
 
 
@@ -100,9 +102,13 @@ def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> Log
         params={name: params[name] for name in (*TrainConfig.model_fields, "parameters") if name in params},
         tags={
             Tag.NOTE: "\n\n".join(filter(None, [trained.description, INTERFACE])),
-            **{str(name): tags[name] for name in PROVENANCE if name in tags},
+            **_provenance(tags),
         },
     )
+
+
+def _provenance(tags: Mapping[str, str]) -> dict[str, str]:
+    return {str(name): tags[name] for name in PROVENANCE if name in tags}
 
 
 def _metrics_of(client: mlflow.MlflowClient, run: Run, model_id: str, step: int) -> Iterator[MlflowMetric]:
@@ -123,3 +129,33 @@ def _metrics_of(client: mlflow.MlflowClient, run: Run, model_id: str, step: int)
                     dataset_name=dataset,
                     dataset_digest=digest,
                 )
+
+
+def register(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
+    """Make the run's model a version of the registered model `name`, once for a run, and point the alias `newest` to
+    the version whose run started last: runs may arrive in another order, from another machine or by `sync`."""
+    run, found = client.get_run(run_id), f"name = '{name}'"
+    [model] = [one for one in models_of(client, run) if one.status == LoggedModelStatus.READY]
+    try:
+        client.create_registered_model(name, description=INTERFACE)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if all(version.run_id != run_id for version in pages(client.search_model_versions, filter_string=found)):
+        client.create_model_version(
+            name,
+            f"models:/{model.model_id}",
+            run_id=run_id,
+            model_id=model.model_id,
+            tags={STARTED: str(run.info.start_time), **_provenance(model.tags)},
+            description=model.tags.get(Tag.NOTE),
+            await_creation_for=0,
+        )
+    pointed = None
+    while True:  # another process may have added a version, or pointed to its own, meanwhile
+        versions = list(pages(client.search_model_versions, filter_string=found))
+        newest = max(versions, key=lambda version: int(version.tags.get(STARTED, 0))).version
+        if newest == pointed:
+            return
+        client.set_registered_model_alias(name, NEWEST, newest)
+        pointed = newest

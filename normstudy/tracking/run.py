@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from normstudy import figures as plots
-from normstudy.config import TITLES, TrainConfig
+from normstudy.config import TITLES, VARIANTS, TrainConfig
 from normstudy.data import Data, Split, loader
 from normstudy.errors import Interrupted, StorageError
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
@@ -161,6 +161,7 @@ class TrialRun:
             weights=Artifact.WEIGHTS,
             step=epoch,
             name=f"{model_family(config)}-seed{config.seed}",
+            registered=model_family(config) if is_of_main_comparison(config) else "",
             description=note,
             example=split.images[:2].cpu().numpy().tobytes().hex(),
         )
@@ -211,6 +212,12 @@ def datasets(name: str, data: Data) -> list[dict[str, Any]]:
 def model_family(config: TrainConfig) -> str:
     """What the models of a variant are called, such as `digitnet-bn-l1`."""
     return f"digitnet-{config.variant.lower().replace(' + ', '-')}"
+
+
+def is_of_main_comparison(config: TrainConfig) -> bool:
+    """Whether it is one of the three variants at every default: a short trial is not what people want to serve."""
+    free = {"seed": config.seed, "device": config.device, "threads": config.threads}
+    return config in [TrainConfig(**variant, **free) for variant in VARIANTS]
 
 
 def describe(config: TrainConfig, result: str) -> str:

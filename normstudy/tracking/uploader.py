@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from normstudy.errors import NormstudyError, Refused, ResultWaits, RunDeleted, ServerAway, StorageError, Superseded, say
-from normstudy.tracking import Tag
+from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.client import Content, Server, StoredRun, canonical, folder_of, is_result, now
 from normstudy.tracking.event_log import Event, EventLog, RunState
 from normstudy.tracking.store import where
@@ -134,7 +134,7 @@ class Upload:
             if wanted.end:
                 self.content = None  # asked anew: the server may have been restored from a backup since
                 self._send(wanted)
-                self._end(wanted.end)
+                self._end(wanted.end, wanted.model)
         except Refused:
             self.require_lease()  # a deleted run refuses everything
             raise
@@ -177,8 +177,9 @@ class Upload:
             self.server.log_model(self.run_id, trained, self.log.file(folder, trained.weights, digest))
             has.model = True
 
-    def _end(self, end: Event) -> None:
-        """End the run; if it was taken over just before, it must not count."""
+    def _end(self, end: Event, trained: TrainedModel | None) -> None:
+        """End the run, and register the model of one that finished; if it was taken over just before, it must not
+        count."""
         self.require_lease()
         if end.tags:
             self.server.log(self.run_id, tags=end.tags)
@@ -189,6 +190,8 @@ class Upload:
             with suppress(Refused):  # it was deleted
                 self.server.set_status(self.run_id, "KILLED")
             raise
+        if trained and trained.registered and end.status == "FINISHED":
+            self.server.register(self.run_id, trained.registered)
         self.done = True
 
     def give_up(self) -> str:

@@ -35,6 +35,7 @@ class FakeServer(Server):
         self.clock = 0
         self.before: Any = lambda request: None
         self.requests: list[str] = []
+        self.registered: list[tuple[str, str]] = []
 
     def backup(self) -> dict[str, FakeRun]:
         return copy.deepcopy(self.stored)
@@ -143,6 +144,10 @@ class FakeServer(Server):
     def log_model(self, run_id: str, trained: TrainedModel, weights: Path) -> None:
         with self.asked("log_model"):
             self._writable(run_id).models.append(trained.step)
+
+    def register(self, run_id: str, name: str) -> None:
+        with self.asked("register"):
+            self.registered.append((run_id, name))
 
     def set_status(self, run_id: str, status: str) -> None:
         with self.asked("set_status"):
