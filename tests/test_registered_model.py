@@ -30,7 +30,7 @@ def test_alias_names_the_run_that_started_last_in_whatever_order_runs_arrive(sto
         server.register(runs[started], NAME)
         assert client.get_model_version_by_alias(NAME, "newest").run_id == runs[newest]
     versions = client.search_model_versions(f"name = '{NAME}'")
-    assert sorted(version.run_id for version in versions) == sorted(runs.values())  # each once
+    assert sorted(str(version.run_id) for version in versions) == sorted(runs.values())  # each once
     assert {version.description for version in versions} == {"what it is"}
 
 
