@@ -6,7 +6,7 @@ import pytest
 from helpers.tables import made, measured, of_kind, said, steady, trials
 
 from normstudy.config import TrainConfig
-from normstudy.report import robustness
+from normstudy.report import measures
 from normstudy.report.tables import CalibrationTables, ShiftTables
 
 NORMS = {"bn": 0.5, "gn": 0.7, "ln": 0.7, "in": 0.65, "none": 0.4}
@@ -34,7 +34,7 @@ def shifted(*, seeds: int = 5) -> ShiftTables:
 
 
 def test_shifted_means_average_corruptions_and_severities_without_the_clean_images() -> None:
-    means = robustness.shifted_means(shifted())
+    means = measures.shifted_means(shifted())
     assert means.columns.tolist() == ["BN", "BN, re-estimated", "GN", "LN", "IN", "NONE"]
     # (0.6 + 0.4 + 0.5 + 0.3) / 4 of BN's seed 0
     expected = {"BN": 0.45, "BN, re-estimated": 0.55, "GN": 0.65, "LN": 0.65, "IN": 0.6, "NONE": 0.35}
@@ -49,7 +49,7 @@ def test_shift_ranks_compares_with_bn_as_trained_and_names_the_hardest_corruptio
         'BN, re-estimated 55.2 %, BN 45.2 %, NONE 35.2 % ("re-estimated": with mean and variance of the shifted '
         "images)."
     )
-    pairs = [(pair.a, pair.b) for pair in robustness.shift_pairs(shifted())]
+    pairs = [(pair.a, pair.b) for pair in measures.shift_pairs(shifted())]
     assert pairs == [(name, "BN") for name in ("BN, re-estimated", "GN", "LN", "IN", "NONE")]
     assert found[2].startswith("BN, re-estimated minus BN +10.00 points (")
     # at severity 5 of rotation: GN 0.5 + 0.002 in the mean, NONE 0.2 + 0.002

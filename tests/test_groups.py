@@ -39,7 +39,7 @@ def test_factorial_splits_bn_with_l1_into_norm_and_penalty(none: float, penalise
         return penalised + 0.0001 * config.seed if config.variant == "BN + L1" else plain(config)
 
     tables = made(trials("factorial"), accuracy)
-    facts = groups.factorial(tables)
+    facts = groups.factorial_facts(tables)
     assert (facts["norm_part"], facts["penalty_part"]) == pytest.approx((0.98 - none, penalised - 0.98))
     within = [("BN + L1", "BN"), ("GN + L1", "GN"), ("LN + L1", "LN"), ("IN + L1", "IN"), ("NONE + L1", "NONE")]
     assert [(pair.a, pair.b) for pair in facts["of_penalty"]] == within

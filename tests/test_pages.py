@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from normstudy.config import L1, TrainConfig
 from normstudy.experiment import Kind, load_experiment
-from normstudy.report import held_out, pages, sweeps
+from normstudy.report import pages, sweeps
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.report.text import TEMPLATES
 from normstudy.robustness import CORRUPTIONS
@@ -187,7 +187,7 @@ def test_held_out_choice_is_by_the_mean_of_the_norms_and_lambda_by_bn_alone() ->
         "Lambda, by BN's own held-out loss: 1e-06 (0.0400 nats), before 1e-05 (0.0500 nats).",
         "Configurations tried, by norm: GN 3, LN 3, BN 3. The test set was not used.",
     ]
-    lines = held_out.held_out_table(tables).splitlines()
+    lines = sweeps.held_out_table(tables).splitlines()
     assert lines[0] == "| tried | parameters | GN | LN | BN | mean loss |"
     assert lines[2] == (
         f"| lr {lr:g}, rotation {rotation:g}, l1 1e-06 | 7,522 | 97.80 % / 0.0100 | 97.80 % / 0.0100 | "

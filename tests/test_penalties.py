@@ -5,7 +5,7 @@ from collections.abc import Callable
 from helpers.tables import at, made, measured, of_kind, penalised, said, trials
 
 from normstudy.config import TrainConfig
-from normstudy.report import penalties
+from normstudy.report import measures
 from normstudy.report.tables import CollapseTables, PenaltyTables
 
 LAMBDAS = (0.0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
@@ -70,7 +70,7 @@ def test_running_averages_are_judged_at_the_lambda_where_new_statistics_gain_mos
 
 
 def test_a_diverged_run_has_both_kinds_of_statistics_without_a_number() -> None:
-    rows = penalties.statistics(penalised({("bn", 1e-2): None}, only=0))
+    rows = measures.statistics_rows(penalised({("bn", 1e-2): None}, only=0))
     last = rows[rows["l1"] == 1e-2]
     assert last["diverged"].tolist() == [True, True, False, False]
     assert last["statistics"].tolist() == ["as trained", "re-estimated"] * 2
@@ -114,7 +114,7 @@ def test_a_collapse_is_laid_to_the_suspect_under_which_it_shows() -> None:
 
 
 def test_runs_without_penalty_stand_for_whatever_it_would_be_summed_over() -> None:
-    rows = penalties.suspects(accused("gn", lambda c: None))
+    rows = measures.suspects(accused("gn", lambda c: None))
     without = rows[rows["l1"] == 0].groupby(["family", "group"])["run_id"].agg(set)
     assert len(without) == 8
     assert without["BN", "weights, rate ends at 0"] == without["BN", "all parameters, rate ends at 0"]

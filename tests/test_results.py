@@ -11,8 +11,8 @@ from PIL import Image
 from normstudy.experiment import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
 from normstudy.report import END, START, load_all, report_from
-from normstudy.report.held_out import RECIPE, tried
 from normstudy.report.pages import readme_block
+from normstudy.report.sweeps import RECIPE, tried
 from normstudy.report.tables import Tables
 
 RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"

@@ -16,7 +16,7 @@ from normstudy.errors import ReportError
 from normstudy.experiment import Experiment
 from normstudy.launch.measure import log
 from normstudy.report import report
-from normstudy.report.collect import stacked, tables_of
+from normstudy.report.collect import of_runs, tables_of
 from normstudy.report.read import finished_trials, planned_in, without_measure
 from normstudy.report.tables import Tables
 from normstudy.report.validation import COLUMNS
@@ -164,7 +164,7 @@ def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store
         finished_trials(configs, None, measures=[Measure.WEIGHTS])
     log(second, {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.5]})})
     records = finished_trials(configs, None, measures=[Measure.WEIGHTS])
-    weights = stacked(
+    weights = of_runs(
         [record.measures[Measure.WEIGHTS] for record in records], tables_of(Tables, "edge", records).results
     )
     assert weights[["run_id", "seed", "zero_share"]].to_numpy().tolist() == [[first, 0, 0.25], [second, 1, 0.5]]

@@ -16,9 +16,9 @@ from normstudy.report import read as reading
 from normstudy.report.collect import tables_of
 from normstudy.report.errors import grid_of
 from normstudy.report.groups import comparisons, curve_figures, curves
+from normstudy.report.groups import tests_of_images as p_values  # whose name pytest would take for a test
 from normstudy.report.pages import answer, answer_block
 from normstudy.report.read import finished_trials
-from normstudy.report.summary import tests_of_images as p_values  # whose name pytest would take for a test
 from normstudy.report.tables import ErrorTables
 from normstudy.report.text import spans
 from normstudy.stats import Verdict, bootstrap_interval

@@ -9,7 +9,7 @@ from helpers.tables import made, penalised, said
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
-from normstudy.report import penalties, sweeps
+from normstudy.report import measures, sweeps
 from normstudy.report.tables import Tables
 
 RATES = (0.01, 0.02, 0.04)
@@ -172,7 +172,7 @@ def test_means_of_cells_count_no_cell_of_which_a_seed_has_no_number() -> None:
 
 def test_sweeps_draw_a_mark_and_no_point_for_a_run_that_diverged() -> None:
     for figures in (
-        penalties.penalty_figures(penalised({("bn", 1e-2): None})),
+        measures.penalty_figures(penalised({("bn", 1e-2): None})),
         sweeps.batch_size_figures(tuned_from({("bn", 2, lr): (None, None) for lr in RATES})),
         sweeps.learning_rate_figures(swept(HISTORIES, (1.0,))),
     ):

@@ -32,12 +32,12 @@ def tables_of(kind: type[T], study: str, records: Sequence[TrialRecord], *, abou
     tables = Tables(
         provenance=pd.DataFrame([_provenance(record) for record in records]),
         results=results,
-        epochs=stacked([record.epochs.reset_index() for record in records], results),
-        misclassified=stacked([record.misclassified for record in records], results),
+        epochs=of_runs([record.epochs.reset_index() for record in records], results),
+        misclassified=of_runs([record.misclassified for record in records], results),
         about=about or About(),
     )
     more = {
-        str(measure): stacked([_measured(record, measure) for record in records], results)
+        str(measure): of_runs([_measured(record, measure) for record in records], results)
         for measure in kind.measures()
     }
     if issubclass(kind, ErrorTables):
@@ -90,7 +90,7 @@ def _provenance(record: TrialRecord) -> dict[str, str]:
     return {"run_id": record.run_id, **known}
 
 
-def stacked(tables: Sequence[pd.DataFrame], results: pd.DataFrame) -> pd.DataFrame:
+def of_runs(tables: Sequence[pd.DataFrame], results: pd.DataFrame) -> pd.DataFrame:
     """The runs' tables, one below the other, each row with its run's identity."""
     runs = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     who = results[["variant", "group", "run_id", "seed"]].iloc[runs]

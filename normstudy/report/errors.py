@@ -35,14 +35,14 @@ def counts(tables: Tables, keys: Sequence[str]) -> pd.DataFrame:
     return found.reindex(columns=groups, fill_value=0).rename_axis(columns="group")
 
 
-def means(tables: Tables, keys: Sequence[str]) -> pd.DataFrame:
+def seed_means(tables: Tables, keys: Sequence[str]) -> pd.DataFrame:
     """The same, a mean over each group's seeds."""
     return counts(tables, keys) / tables.results.groupby("group", sort=False).size()
 
 
 def shares(tables: Tables) -> pd.DataFrame:
     """The share of each group's seeds that gets an image wrong."""
-    return means(tables, ["index"])
+    return seed_means(tables, ["index"])
 
 
 def common(shares: pd.DataFrame) -> list[int]:
@@ -75,7 +75,7 @@ def overlap(shares: pd.DataFrame) -> pd.Series:
 def accuracy_by_class(tables: Tables) -> pd.DataFrame:
     """Accuracy on each digit as a fraction, mean over seeds: a row a group, a column a class, ascending."""
     classes = pd.Series(CLASS_COUNTS)
-    errors = means(tables, ["true"]).reindex(classes.index, fill_value=0.0)
+    errors = seed_means(tables, ["true"]).reindex(classes.index, fill_value=0.0)
     return 1 - errors.div(classes, axis="index").T.rename_axis(columns="class")
 
 
@@ -84,7 +84,7 @@ def confusions(tables: Tables, top: int = 10) -> pd.DataFrame:
 
     Ranked by the mean of the groups' means, so that a group with more seeds counts no more; then by true, predicted.
     """
-    found = means(tables, ["true", "predicted"])
+    found = seed_means(tables, ["true", "predicted"])
     order = found.mean(axis=1).round(12).sort_values(ascending=False, kind="stable").index[:top]
     return found.loc[order].rename_axis(columns=None).reset_index()
 
@@ -175,7 +175,7 @@ def _caption(wrong: pd.DataFrame, index: int, who: str) -> str:
     return "\n".join(lines)
 
 
-def errors(tables: Tables) -> Facts:
+def errors_facts(tables: Tables) -> Facts:
     """What the errors of several seeds have in common, what is a group's own, and what picking would make of the runs;
     of the runs that ended, and nothing of single seeds.
     """

@@ -1,6 +1,6 @@
 """Groups compared seed by seed: what their pages state, and their figures, from the tables alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -12,9 +12,19 @@ from matplotlib.figure import Figure
 from normstudy import figures as plots
 from normstudy.config import TITLES
 from normstudy.report import charts
-from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed
-from normstudy.report.text import either, sample
-from normstudy.stats import Comparison, binomial_deviation, bootstrap_interval, compare
+from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed, errors_by
+from normstudy.report.text import either, markdown_table, percent, sample
+from normstudy.stats import (
+    SIGNIFICANCE,
+    Comparison,
+    accuracy_interval,
+    binomial_deviation,
+    bootstrap_interval,
+    compare,
+    holm,
+    paired_p_value,
+    smallest_paired_p_value,
+)
 from normstudy.tracking import Metric
 
 Pair = tuple[str, str]
@@ -93,7 +103,7 @@ def curve_figures(tables: Tables) -> dict[str, Figure]:
     }
 
 
-def groups(tables: Tables) -> Facts:
+def groups_facts(tables: Tables) -> Facts:
     """All groups, the best first, with each pair's verdict; whether the targets that were set beforehand are met.
 
     The target of the first group is that of the one that held-out images chose.
@@ -129,7 +139,7 @@ def _by_penalty(tables: Tables) -> tuple[dict[str, str], dict[str, str]]:
     return without, {str(row.norm): str(row.group) for row in rows.itertuples() if row.l1}
 
 
-def factorial(tables: Tables) -> Facts:
+def factorial_facts(tables: Tables) -> Facts:
     """Which part of BN + L1 is BN, and which is L1."""
     without, penalised = _by_penalty(tables)
     pairs, means = comparisons(tables, factorial_pairs(tables)), mean_accuracies(tables)
@@ -148,7 +158,7 @@ def baseline_pairs(tables: Tables) -> list[Pair]:
     return [(group, first) for group in others]
 
 
-def baseline(tables: Tables) -> Facts:
+def baseline_facts(tables: Tables) -> Facts:
     """What each group changes against the first; and a check, where GN with one group stands beside LN, the same layer:
     how far apart the two are at most with the same seed.
     """
@@ -157,3 +167,82 @@ def baseline(tables: Tables) -> Facts:
     same = [*one.loc[one["groups"] == 1, "group"], *layer["group"]]
     apart = None if accuracy is None or len(same) != 2 else (accuracy[same[0]] - accuracy[same[1]]).abs().max()
     return {"pairs": comparisons(tables, baseline_pairs(tables)), "apart": apart}
+
+
+def summary_facts(tables: Tables) -> Facts:
+    """The answer, the results table and how each pair compares; of runs that all ended."""
+    results, pairs = tables.results, comparisons(tables)
+    by_group = results.groupby("group", sort=False)
+    several = bool(results["group"].duplicated().any())
+    ranked = by_group[["errors", "test_accuracy"]].mean().sort_values("errors", kind="stable")["test_accuracy"]
+    wrong = errors_by(tables, "run_id").values()
+    deviations = by_group["test_accuracy"].std().dropna()
+    first = tables.epochs[tables.epochs["epoch"] == 1].groupby("group", sort=False)[str(Metric.TEST_ACCURACY)].mean()
+    return {
+        "several": several,
+        "results": results,
+        "ranked": ranked.to_dict(),
+        "pairs": pairs,
+        "widest": max(pairs, key=lambda pair: abs(pair.difference), default=None),
+        "significance": SIGNIFICANCE,
+        "smallest_p": len(pairs) * smallest_paired_p_value(pairs[0].n) if pairs else None,
+        "tests": [] if several else tests_of_images(tables),
+        "deviations": (deviations.min(), deviations.max()),
+        "binomial": binomial_deviation(float(by_group["test_accuracy"].mean().mean()), TEST_IMAGES),
+        "common": len(set.intersection(*wrong)),
+        "any": len(set.union(*wrong)),
+        "table": summary_table(results, several=several),
+        "first_epoch": first.to_dict(),
+    }
+
+
+def tests_of_images(tables: Tables) -> list[Facts]:
+    """Each pair of groups with one run each: the images that one alone gets wrong, and the p-value of McNemar's test on
+    them, corrected together (Holm).
+    """
+    wrong = errors_by(tables, "group")
+    pairs = list(combinations(wrong, 2))
+    corrected = holm([paired_p_value(wrong[a], wrong[b]) for a, b in pairs])
+    return [
+        {"a": a, "b": b, "only_a": len(wrong[a] - wrong[b]), "only_b": len(wrong[b] - wrong[a]), "p": p}
+        for (a, b), p in zip(pairs, corrected, strict=True)
+    ]
+
+
+def summary_table(results: pd.DataFrame, *, several: bool) -> str:
+    """A row for each group: means over seeds, or one run's own numbers."""
+    head = ["parameters", "test accuracy, 95 % interval", "test loss", "train accuracy", "errors", "seconds per epoch"]
+    rows = []
+    for group, runs in results.groupby("group", sort=False):
+        n, mean = len(runs), runs.mean(numeric_only=True)
+        low, high = _accuracy_interval(runs)
+        rows.append(
+            [
+                *([str(group), str(n)] if several else [str(group)]),
+                f"{runs['parameters'].iloc[0]:,}",
+                f"{percent(mean['test_accuracy'])} ({100 * low:.2f} to {100 * high:.2f})",
+                f"{mean['test_loss']:.4f}",
+                percent(mean["train_accuracy"]),
+                f"{mean['errors']:.{0 if n == 1 else 1}f}",
+                f"{mean['seconds_per_epoch']:.1f}",
+            ]
+        )
+    return markdown_table(["", "n", *head] if several else ["", *head], rows)
+
+
+def brief_table(results: pd.DataFrame, groups: Iterable[str]) -> str:
+    """The groups in this order: how many runs, mean accuracy with its interval, errors."""
+    rows = []
+    for group in groups:
+        runs = results[results["group"] == group]
+        low, high = _accuracy_interval(runs)
+        accuracy = f"{percent(runs['test_accuracy'].mean(), 3)} ({100 * low:.3f} to {100 * high:.3f})"
+        rows.append([group, str(len(runs)), accuracy, f"{runs['errors'].mean():.1f}"])
+    return markdown_table(["", "n", "test accuracy (95 % interval)", "errors"], rows)
+
+
+def _accuracy_interval(runs: pd.DataFrame) -> tuple[float, float]:
+    """Of a group's accuracy: of the mean over seeds, or for one run of the sampling of images."""
+    if len(runs) == 1:
+        return accuracy_interval(int(runs["errors"].iloc[0]), TEST_IMAGES)
+    return bootstrap_interval(runs["test_accuracy"].to_numpy(), np.random.default_rng(0))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
-from normstudy.report import errors, groups, held_out, penalties, robustness, summary, sweeps
+from normstudy.report import errors, groups, measures, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
@@ -84,7 +84,7 @@ def answer(tables: Tables) -> str:
     """The summary; where a run diverged, which has no errors to count, the plain table."""
     if tables.results["diverged_at"].notna().any():
         return results_table(tables)
-    return render("summary", summary.summary(tables)).strip()
+    return render("summary", groups.summary_facts(tables)).strip()
 
 
 def _groups(
@@ -104,68 +104,68 @@ TUNED = ", each at the learning rate with the lowest held-out loss"
 KINDS: Mapping[Kind, Page[Any]] = {
     "errors": Page(
         tables=ErrorTables,
-        facts=errors.errors,
+        facts=errors.errors_facts,
         figures=errors.figures_of,
         table=answer,
         table_first=True,
         main="test_accuracy",
     ),
-    "groups": _groups(groups.groups),
-    "baseline": _groups(groups.baseline, groups.baseline_pairs),
-    "factorial": _groups(groups.factorial, groups.factorial_pairs),
+    "groups": _groups(groups.groups_facts),
+    "baseline": _groups(groups.baseline_facts, groups.baseline_pairs),
+    "factorial": _groups(groups.factorial_facts, groups.factorial_pairs),
     "held_out": Page(  # where one run a cell is a table
         tables=Tables,
-        facts=held_out.held_out,
+        facts=sweeps.held_out_facts,
         figures=lambda tables: {},
-        table=held_out.held_out_table,
+        table=sweeps.held_out_table,
         main="",
     ),
     "sweep": Page(
         tables=Tables,
-        facts=sweeps.sweep,
+        facts=sweeps.sweep_facts,
         figures=sweeps.sweep_figures,
         table=lambda tables: sweeps.sweep_table(tables, sweeps.varied(tables)),
         main="accuracy",
     ),
     "penalty": Page(
         tables=PenaltyTables,
-        facts=penalties.penalty,
-        figures=penalties.penalty_figures,
+        facts=measures.penalty_facts,
+        figures=measures.penalty_figures,
         table=_by_norm("l1", "lambda"),
         main="accuracy",
     ),
     "collapse": Page(
         tables=CollapseTables,
-        facts=penalties.collapse,
-        figures=penalties.collapse_figures,
-        table=lambda tables: sweeps.sweep_table(tables, "l1", "lambda", penalties.by_suspect(tables)),
+        facts=measures.collapse_facts,
+        figures=measures.collapse_figures,
+        table=lambda tables: sweeps.sweep_table(tables, "l1", "lambda", measures.by_suspect(tables)),
         main="accuracy_bn",
     ),
     "batch_size": Page(
         tables=Tables,
-        facts=sweeps.batch_size,
+        facts=sweeps.batch_size_facts,
         figures=sweeps.batch_size_figures,
         table=lambda tables: sweeps.sweep_table(tables, "batch_size", "batch size", sweeps.tuned(tables), how=TUNED),
         main="accuracy",
     ),
     "learning_rate": Page(
         tables=Tables,
-        facts=sweeps.learning_rate,
+        facts=sweeps.learning_rate_facts,
         figures=sweeps.learning_rate_figures,
         table=_by_norm("lr", "learning rate"),
         main="accuracy",
     ),
     "shift": Page(
         tables=ShiftTables,
-        facts=robustness.shift,
-        figures=robustness.shift_figures,
+        facts=measures.shift_facts,
+        figures=measures.shift_figures,
         table=results_table,
         main="shift",
     ),
     "calibration": Page(
         tables=CalibrationTables,
-        facts=robustness.calibration,
-        figures=robustness.calibration_figures,
+        facts=measures.calibration_facts,
+        figures=measures.calibration_figures,
         table=results_table,
         main="reliability",
     ),
@@ -243,10 +243,10 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
     tables, at = escaped(every[main]), {name: (figures_at / name).as_posix() for name in every}
     ended = tables.results["diverged_at"].isna().all()
     runs, hours = effort(every.values())
-    found = summary.summary(tables) if ended else None
+    found = groups.summary_facts(tables) if ended else None
     facts = {
         "summary": found,
-        "table": summary.brief_table(tables.results, found["ranked"]) if found else results_table(tables),
+        "table": groups.brief_table(tables.results, found["ranked"]) if found else results_table(tables),
         "at": at[main],
         "grids": {group: errors.grid_name(group) for group in errors.with_grid(every[main])},
         "experiments": [

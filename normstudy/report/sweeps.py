@@ -3,6 +3,8 @@
 A run that diverged has no accuracy; it is named, and never averaged.
 """
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,12 +13,14 @@ from normstudy.errors import ReportError
 from normstudy.report import charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.tables import Tables
-from normstudy.report.text import counted, markdown_table, percent, sample
+from normstudy.report.text import counted, either, markdown_table, percent, sample, short
 from normstudy.stats import ROUNDING
 from normstudy.tracking import Metric
 
 TRAINS = 0.98  # accuracy from which on a network counts as trained
 GOAL = 0.99
+BUDGETS = (4_000, 8_000, math.inf)  # parameters
+RECIPE = ("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale")
 USUAL = 64  # images a batch, what the smallest batches are held against
 
 
@@ -69,7 +73,7 @@ def sweep_figures(tables: Tables) -> dict[str, Figure]:
     return {"accuracy": charts.sweep(by_norm(tables), note(tables), x=varied(tables), y=charts.TEST_ERROR)}
 
 
-def sweep(tables: Tables) -> Facts:
+def sweep_facts(tables: Tables) -> Facts:
     """For each norm the best value of the setting, and where it diverged."""
     setting = varied(tables)
     return {"setting": setting.replace("_", " "), "norms": _norms(by_norm(tables), setting)}
@@ -111,7 +115,7 @@ def batch_size_figures(tables: Tables) -> dict[str, Figure]:
     }
 
 
-def batch_size(tables: Tables) -> Facts:
+def batch_size_facts(tables: Tables) -> Facts:
     """Whether BatchNorm falls at batches of 2: errors at the smallest, the usual and the largest batches; in how many
     cells the chosen rate had no neighbour on one side, so that another one may do better.
     """
@@ -150,7 +154,7 @@ def learning_rate_figures(tables: Tables) -> dict[str, Figure]:
     return figures
 
 
-def learning_rate(tables: Tables) -> Facts:
+def learning_rate_facts(tables: Tables) -> Facts:
     """The ranges of rates in which every run of a norm trains, and the first epoch in which one gets to 99 %."""
     rows = by_norm(tables).assign(epochs_to_goal=epochs_to_goal(tables))
     norms = _norms(rows, "lr")
@@ -162,3 +166,59 @@ def learning_rate(tables: Tables) -> Facts:
         first = runs.loc[~runs["diverged"], "epochs_to_goal"].min()
         facts["first"] = None if pd.isna(first) else counted(int(first), "epoch")
     return {"norms": norms, "trains": TRAINS, "goal": GOAL}
+
+
+def tried(results: pd.DataFrame) -> pd.DataFrame:
+    """The results with what was tried in words, as `tried`, the same without lambda as `settings`, and the norm as
+    `variant`.
+
+    Lambda is named, and `other_l1` true, where it is not that of the norm's first run, as the norms don't share one.
+    """
+    varied = [name for name in RECIPE if results[name].nunique() > 1]
+    settings = [", ".join(f"{name} {short(row[name])}" for name in varied) for row in results.to_dict(orient="records")]
+    rows = results.assign(settings=settings, variant=results["norm"].str.upper())
+    rows["other_l1"] = rows["l1"] != rows.groupby("norm")["l1"].transform("first")
+    lambdas = rows["l1"].map("l1 {:g}".format).where(rows["other_l1"], "")
+    joined = [", ".join(filter(None, parts)) for parts in zip(settings, lambdas, strict=True)]
+    return rows.assign(tried=[text or "the recipe" for text in joined])
+
+
+def held_out_table(tables: Tables) -> str:
+    """A row for each configuration that was tried, by held-out loss, mean over the variants."""
+    rows = tried(tables.results)
+    accuracy, loss = (
+        rows.pivot_table(index="tried", columns="variant", values=f"val_{v}") for v in ("accuracy", "loss")
+    )
+    parameters = rows.groupby("tried")["parameters"].first()
+    variants = list(dict.fromkeys(rows["variant"]))
+    cells = []
+    for name, mean in loss.mean(axis=1).sort_values(kind="stable").items():
+        numbers = [f"{percent(accuracy.loc[name, v])} / {loss.loc[name, v]:.4f}" for v in variants]
+        cells.append([str(name), f"{parameters[name]:,}", *numbers, f"{mean:.4f}"])
+    table = markdown_table(["tried", "parameters", *variants, "mean loss"], cells)
+    images = either(rows["val_size"])
+    return f"{table}\n\nAccuracy / loss (nats) on {images} held-out training images, last epoch, {sample(rows)}."
+
+
+def held_out_facts(tables: Tables) -> Facts:
+    """What was chosen: by the mean held-out loss of the variants, among networks of a size; lambda by BN's own; where
+    there is one size and one lambda, the variant with the lowest loss, too.
+    """
+    rows = tried(tables.results)
+    alike, other = rows[~rows["other_l1"]], rows.loc[rows["other_l1"], "settings"]
+    sizes = alike["parameters"].map(lambda count: min(budget for budget in BUDGETS if count < budget))
+    chosen = {budget: _lowest_two(same, "tried") for budget, same in alike.groupby(sizes)}
+    best = next(iter(next(iter(chosen.values()))))
+    bn = rows[(rows["variant"] == "BN") & rows["settings"].isin(other)]
+    return {
+        "counts": rows.groupby("variant", sort=False).size().to_dict(),
+        "chosen": chosen,
+        "of_variants": _lowest_two(rows[rows["tried"] == best], "variant") if len(chosen) == 1 and other.empty else {},
+        "of_lambdas": _lowest_two(bn, "l1") if bn["l1"].nunique() > 1 else {},
+    }
+
+
+def _lowest_two(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """The lowest mean loss and the next."""
+    lowest = rows.groupby(column)["val_loss"].mean().sort_values(kind="stable")[:2]
+    return {short(name): float(loss) for name, loss in lowest.items()}

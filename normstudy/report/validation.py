@@ -70,7 +70,7 @@ def logged_table(content: bytes) -> pd.DataFrame:
 
     Raises `ValueError` for anything else: whoever may write to the server chooses it, and file names are made of it.
     """
-    table = _table(content, COLUMNS)
+    table = _logged_rows(content, COLUMNS)
     if table["index"].duplicated().any():
         raise ValueError("it has an index twice")
     return table
@@ -78,10 +78,10 @@ def logged_table(content: bytes) -> pd.DataFrame:
 
 def logged_measure(measure: Measure) -> Callable[[bytes], pd.DataFrame]:
     """A function that makes a measure's table of its artifact, and raises `ValueError` for anything else."""
-    return partial(_table, columns=MEASURES[measure])
+    return partial(_logged_rows, columns=MEASURES[measure])
 
 
-def _table(content: bytes, columns: Columns) -> pd.DataFrame:
+def _logged_rows(content: bytes, columns: Columns) -> pd.DataFrame:
     try:
         parts = json.loads(content.decode())
     except (ValueError, RecursionError):

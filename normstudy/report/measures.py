@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from normstudy.report import charts
+from normstudy.report import charts, error_charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means
-from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
+from normstudy.report.tables import CalibrationTables, CollapseTables, PenaltyTables, ShiftTables, Tables
+from normstudy.report.text import either
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import MARGIN, ROUNDING
+from normstudy.stats import MARGIN, ROUNDING, Comparison, bootstrap_interval, compare
 
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
@@ -19,7 +20,7 @@ SUMMED = {"weights": "weights", "all": "all parameters"}  # what L1 is summed ov
 RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate never comes down
 
 
-def statistics(tables: CollapseTables, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+def statistics_rows(tables: CollapseTables, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """BatchNorm's runs, of these rows or all, each with both kinds of statistics, and their lambda; no accuracy where
     one diverged.
     """
@@ -45,7 +46,7 @@ def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
     rows = by_norm(tables)
     sparse = rows.merge(tables.weights[["run_id", "zero_share"]], on="run_id", how="left")
     kinds = dict(zip(STATISTICS, ("BN, running averages", "BN, statistics of the test images"), strict=True))
-    both = statistics(tables).assign(group=lambda rows: rows["statistics"].map(kinds))
+    both = statistics_rows(tables).assign(group=lambda rows: rows["statistics"].map(kinds))
     zero = charts.Quantity(column="zero_share", label="weights closer to 0 than 0.001, %", unit="percent")
     return {
         "accuracy": charts.sweep(rows, note(tables), x="l1", y=charts.TEST_ERROR),
@@ -54,7 +55,7 @@ def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
     }
 
 
-def penalty(tables: PenaltyTables) -> Facts:
+def penalty_facts(tables: PenaltyTables) -> Facts:
     """How much L1 each norm bears, beside how far apart chance puts seeds of a norm; and what collapses."""
     rows = by_norm(tables)
     mean = cell_means(rows, "l1")
@@ -73,7 +74,7 @@ def penalty(tables: PenaltyTables) -> Facts:
             for l1, value in mean[norm].items()
             if COLLAPSE[0] <= value <= COLLAPSE[1]
         ],
-        "gain": gain(statistics(tables)),
+        "gain": gain(statistics_rows(tables)),
     }
 
 
@@ -110,14 +111,14 @@ def collapse_figures(tables: CollapseTables) -> dict[str, Figure]:
     for norm, runs in rows.groupby("family", sort=False):
         error = replace(charts.TEST_ERROR, label=f"test error of {norm}, %")
         figures[f"accuracy_{norm.lower()}"] = charts.sweep(runs, note(tables), x="l1", y=error, settings=True)
-    again = statistics(tables, rows).query("statistics == 're-estimated'")
+    again = statistics_rows(tables, rows).query("statistics == 're-estimated'")
     said = note(tables, "mean and variance of the unchanged test images")
     error = replace(charts.TEST_ERROR, column="accuracy", label="test error of re-estimated BN, %")
     figures["statistics"] = charts.sweep(again, said, x="l1", y=error, settings=True)
     return figures
 
 
-def collapse(tables: CollapseTables) -> Facts:
+def collapse_facts(tables: CollapseTables) -> Facts:
     """Under which suspect BatchNorm with L1 gets to where others see it, and whether its running averages are why."""
     rows = suspects(tables)
     means = {str(norm): cell_means(runs, "l1") for norm, runs in rows.groupby("family", sort=False)}
@@ -128,7 +129,66 @@ def collapse(tables: CollapseTables) -> Facts:
         "limit": COLLAPSE[1],
         "smallest": low,
         "gains": {
-            str(suspect): gain(statistics(tables, runs))
+            str(suspect): gain(statistics_rows(tables, runs))
             for suspect, runs in rows[rows["norm"] == "bn"].groupby("group", sort=False)
         },
     }
+
+
+def shift_figures(tables: ShiftTables) -> dict[str, Figure]:
+    """Accuracy under each corruption."""
+    said = note(tables, "shown: every fourth of these; band: lowest to highest seed")
+    return {"shift": error_charts.shift(tables.shift, said)}
+
+
+def shifted_means(tables: ShiftTables) -> pd.DataFrame:
+    """Mean accuracy over all corruptions and severities, a row a seed, a column a group and kind of statistics."""
+    rows = tables.shift[tables.shift["severity"] > 0]
+    again = rows["statistics"] == STATISTICS[1]
+    named = rows.assign(group=rows["group"].where(~again, rows["group"] + ", " + STATISTICS[1]))
+    order = list(dict.fromkeys(named["group"]))
+    return named.pivot_table(index="seed", columns="group", values="accuracy")[order]
+
+
+def shift_pairs(tables: ShiftTables) -> list[Comparison]:
+    """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
+    means = shifted_means(tables)
+    if len(means) < 2:
+        return []
+    return compare(means, [(name, "BN") for name in means if name != "BN"], np.random.default_rng(0))
+
+
+def shift_facts(tables: ShiftTables) -> Facts:
+    """Which norm bears shifted images, and the corruption that all bear worst."""
+    means = shifted_means(tables)
+    shifted = tables.shift[tables.shift["severity"] > 0]
+    severest = shifted["severity"].max()
+    trained = shifted[(shifted["statistics"] != STATISTICS[1]) & (shifted["severity"] == severest)]
+    worst = trained.pivot_table(index="corruption", columns="group", values="accuracy", sort=False)
+    hardest = worst.mean(axis=1).idxmin()
+    accuracies = worst.loc[hardest]
+    return {
+        "means": means.mean().sort_values(ascending=False, kind="stable").to_dict(),
+        "seeds": len(means),
+        "corruptions": shifted["corruption"].nunique(),
+        "severities": (shifted["severity"].min(), severest),
+        "pairs": shift_pairs(tables),
+        "hardest": {"corruption": hardest, "lowest": accuracies.idxmin(), "highest": accuracies.idxmax()},
+        "accuracies": accuracies.to_dict(),
+    }
+
+
+def calibration_figures(tables: CalibrationTables) -> dict[str, Figure]:
+    """Reliability before and after the temperature."""
+    said = note(tables, f"temperature fitted on {either(tables.results['val_size'])} held-out training images")
+    return {"reliability": error_charts.reliability(tables.reliability, tables.calibration, said)}
+
+
+def calibration_facts(tables: CalibrationTables) -> Facts:
+    """Whether the networks know how sure they are: the means of each group, and the interval of its temperature."""
+    found = {}
+    for group, rows in tables.calibration.groupby("group", sort=False):
+        several, temperatures = len(rows) > 1, rows["temperature"].to_numpy()
+        interval = bootstrap_interval(temperatures, np.random.default_rng(0)) if several else None
+        found[str(group)] = {**rows.mean(numeric_only=True), "interval": interval, "seeds": len(rows)}
+    return {"groups": found}
