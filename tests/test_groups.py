@@ -86,11 +86,6 @@ def test_ranking_stands_best_first_with_each_pairs_verdict() -> None:
     ]
 
 
-def test_a_group_of_which_a_seed_diverged_has_no_mean() -> None:
-    tables = made(SEEDS, lambda config: None if config.norm == "gn" and config.seed else 0.99, about=RANKING)
-    assert pages.findings(tables)[0].startswith("GN diverged, BN 99.00 %, means of ")
-
-
 @pytest.mark.parametrize(
     ("gn", "bn", "said"),
     [
@@ -134,16 +129,6 @@ def test_what_picking_would_give_is_the_best_epoch_of_the_best_seed_that_ended()
     found = " ".join(pages.findings(tables))
     assert "would read GN 99.00 %, BN 96.00 %: up to 1.5 points more than the means of the last epoch." in found
     assert found.endswith("Epochs to 99 % test accuracy, mean over seeds: GN not in every run, BN not in every run.")
-
-
-def test_bars_of_a_single_pair_are_not_called_corrected() -> None:
-    tables = made([*SEEDS, *(TrainConfig(norm="ln", seed=seed) for seed in (0, 1))], steady(gn=0.99, bn=0.98, ln=0.97))
-    every, single = (
-        " ".join(groups.seeds_figures(tables, pairs)["differences"].get_suptitle().split())
-        for pairs in (None, [("GN", "BN")])
-    )
-    assert "for all 3 pairs" in every
-    assert "bar: 95 % bootstrap interval of the mean difference" in single
 
 
 def test_finished_leaves_out_every_row_of_a_run_that_diverged() -> None:

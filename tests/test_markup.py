@@ -33,6 +33,7 @@ NASTY = [
     "| a | b |\n|---|---|\n| **c** | `d` |",
     "\x1b[2J\u202e\u2066.",
 ]
+TOGETHER = ["".join(NASTY), "".join(reversed(NASTY))]
 
 
 def parsed(text: str) -> list[Token]:
@@ -64,24 +65,23 @@ def tables_of(kind: Kind, text: str) -> Tables:
     return replace(tables, **named, about=about)
 
 
-@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+@pytest.mark.parametrize("text", TOGETHER, ids=["forward", "backward"])
 @pytest.mark.parametrize("kind", ["errors", "groups", "baseline", "held_out", "learning_rate"])
 def test_no_text_of_an_experiment_is_markup_in_its_page(kind: Kind, text: str) -> None:
     page = pages.page(text, tables_of(kind, text), ["means"])
     assert markup(page) == markup(pages.page("mine", tables_of(kind, "harmless"), ["means"]))
     assert all(line.isprintable() for line in page.split("\n"))
     [code] = [token.content for token in parsed(page) if token.type == "fence"]
-    assert code.split("\n")[:-1] == " ".join(one_line(text).split()).split(", then ")
+    assert code.split("\n")[:-1] == " ".join(one_line(text, None).split()).split(", then ")
 
 
-@pytest.mark.parametrize("text", NASTY[1::3], ids=range(len(NASTY[1::3])))
-def test_no_text_of_an_export_is_markup_in_the_readme(text: str, tmp_path: Path) -> None:
+def test_no_text_of_an_export_is_markup_in_the_readme(tmp_path: Path) -> None:
     def block(text: str) -> str:
         exported = {"main": tables_of("errors", text), "fashion": tables_of("groups", text)}
         mine = {f"mine{text}".replace("/", "?"): tables_of("errors", text)}
         return pages.readme_block({**exported, **mine}, figures_at=at)
 
-    at, readme = Path("docs"), tmp_path / "README.md"
+    at, readme, text = Path("docs"), tmp_path / "README.md", TOGETHER[0]
     found, harmless = markup(block(text)), markup(block("harmless"))
     assert [(kind, tag) for kind, tag, _ in found] == [(kind, tag) for kind, tag, _ in harmless]
     targets = [target for _, _, target in found if target]
@@ -89,6 +89,13 @@ def test_no_text_of_an_export_is_markup_in_the_readme(text: str, tmp_path: Path)
     readme.write_text(f"{report.START}\n{report.END}\nafter\n")
     filled = report.fill(readme, block(text))
     assert filled.count(report.END) == filled.count(report.START) == 1
+
+
+@pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
+def test_a_text_is_one_paragraph_that_shows_it(text: str) -> None:
+    assert markup(plain(text)) == []
+    [paragraph] = [token for token in PARSER.parse(f"It says {plain(text)}") if token.type == "inline"]
+    assert "".join(child.content for child in paragraph.children or ()) == f"It says {' '.join(one_line(text).split())}"
 
 
 def test_text_without_markup_is_left_as_it_is() -> None:

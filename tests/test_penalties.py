@@ -11,10 +11,6 @@ from normstudy.report.tables import CollapseTables, PenaltyTables
 LAMBDAS = (0.0, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 
 
-def test_the_grid_of_lambdas_is_the_one_that_these_tests_speak_of() -> None:
-    assert {config.l1 for config in trials("penalty")} == set(LAMBDAS)
-
-
 def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of_a_point() -> None:
     # GN loses exactly 0.1 points, LN gains, and BN comes back at 1e-4, after a gap
     cells = {("gn", 1e-6): 0.979, ("gn", 3e-6): 0.9789, ("ln", 0.1): 0.99, ("bn", 3e-5): 0.9}
@@ -111,11 +107,3 @@ def test_a_collapse_is_laid_to_the_suspect_under_which_it_shows() -> None:
         "98.00 % instead of 98.00 %; (weights, rate ends at its peak) 0, 98.00 % instead of 98.00 %; (all parameters, "
         "rate ends at its peak) 0.003, 86.00 % instead of 80.00 %.",
     ]
-
-
-def test_runs_without_penalty_stand_for_whatever_it_would_be_summed_over() -> None:
-    rows = measures.suspects(accused("gn", lambda c: None))
-    without = rows[rows["l1"] == 0].groupby(["family", "group"])["run_id"].agg(set)
-    assert len(without) == 8
-    assert without["BN", "weights, rate ends at 0"] == without["BN", "all parameters, rate ends at 0"]
-    assert without["BN", "weights, rate ends at 0"] & without["BN", "weights, rate ends at its peak"] == set()

@@ -178,12 +178,6 @@ def test_a_report_to_a_file_is_refused_before_the_server_is_asked(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_readme_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_bytes(b"\xff")
-    with pytest.raises(ReportError, match=r"README\.md: can't be read as text in UTF-8 \('utf-8' codec"):
-        report(EXPERIMENT, parent_id=None, out=tmp_path / "report", readme=tmp_path / "README.md")
-
-
 def test_a_readme_needs_an_experiment_of_errors(tmp_path: Path) -> None:
     nothing = pd.DataFrame()
     frames = dict.fromkeys(("results", "epochs", "misclassified", "provenance"), nothing)
@@ -221,13 +215,11 @@ def server(migrated_store: Path, tmp_path: Path) -> Iterator[str]:
 def test_writer_and_report_work_the_same_through_a_real_http_server(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = [TrainConfig.of(**{**config.model_dump(), "device": "cpu"}) for config in CONFIGS]
+    config = TrainConfig(norm="ln", epochs=2, train_size=640, device="cpu")
     with using(server, tmp_path, monkeypatch):
-        for config in configs:
-            single(config)
-        folder, readme = write_report(tmp_path, configs, parent_id=None)
-        runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-        [run] = [run for run in runs if run.data.tags[Tag.VARIANT] == "LN"]
+        single(config)
+        folder, readme = write_report(tmp_path, [config], parent_id=None)
+        [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
         assert f"{100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in readme
         model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/digitnet-ln-seed0")
         assert model.predict(np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 11)
@@ -235,10 +227,6 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
             Server().register(run.info.run_id, "digitnet-ln")
         [version] = mlflow.MlflowClient().search_model_versions("name = 'digitnet-ln'")
         assert (version.run_id, version.aliases) == (run.info.run_id, ["newest"])
-        epochs, client = pd.read_csv(folder / "epochs.csv"), mlflow.MlflowClient()
-        for run_id, rows in epochs.groupby("run_id"):
-            history = client.get_metric_history(run_id, Metric.TEST_LOSS)
-            assert rows[Metric.TEST_LOSS].tolist() == [point.value for point in history]
-    assert Image.open(folder / "test_accuracy.png").size[0] > 300
-    assert len(pd.read_csv(folder / "epochs.csv")) == 2 * len(configs)
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, Metric.TEST_LOSS)
+        assert pd.read_csv(folder / "epochs.csv")[Metric.TEST_LOSS].tolist() == [point.value for point in history]
     assert (tmp_path / "served").is_dir()

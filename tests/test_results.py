@@ -1,5 +1,6 @@
 """What is committed is what the export gives: every number, verdict, picture and page."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +11,44 @@ from PIL import Image
 
 from normstudy.experiment import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
-from normstudy.report import END, START, load_all, report_from
+from normstudy.report import END, START, drawn, load_all
 from normstudy.report.pages import readme_block
 from normstudy.report.sweeps import RECIPE, tried
-from normstudy.report.tables import Tables
 
 RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"
-NAMES = sorted(file.parent.name for file in RESULTS.glob("*/results.csv"))
+EXPORTED = load_all(RESULTS)
+NAMES = list(EXPORTED)
 
 
-def test_export_rebuilds_every_table_byte_for_byte_and_every_figure_pixel_for_pixel(tmp_path: Path) -> None:
-    report_from(RESULTS, out=tmp_path)
-    for name in NAMES:
-        tables = {path.name: path.read_bytes() for path in (RESULTS / name).iterdir()}
-        assert tables == {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.name in tables}
-        assert {path.name for path in (tmp_path / name).glob("*.csv")} <= set(tables)
-        figures = sorted(path.name for path in (DOCS / name).glob("*.png"))
-        assert figures == sorted(path.name for path in (tmp_path / name).glob("*.png"))
-        for figure in figures:
-            with Image.open(DOCS / name / figure) as committed, Image.open(tmp_path / name / figure) as drawn:
-                assert np.array_equal(np.asarray(committed), np.asarray(drawn)), f"{name}/{figure}"
-        assert (tmp_path / name / "index.md").read_text() == (DOCS / name / "index.md").read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_export_rebuilds_its_tables_byte_for_byte_its_page_and_its_figures_pixel_for_pixel(
+    name: str, tmp_path: Path
+) -> None:
+    tables = EXPORTED[name]
+    tables.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in (RESULTS / name).iterdir()
+    }
+    files = drawn(name, tables, formats=("png",))
+    assert files.keys() == {path.name for path in (DOCS / name).iterdir()}
+    assert files.pop("index.md") == (DOCS / name / "index.md").read_bytes()
+    for figure, content in files.items():
+        with Image.open(DOCS / name / figure) as committed, Image.open(io.BytesIO(content)) as again:
+            assert np.array_equal(np.asarray(committed), np.asarray(again)), figure
 
 
 def test_readme_says_what_the_exported_tables_say() -> None:
     readme = (PROJECT / "README.md").read_text()
     block = readme[readme.index(START) + len(START) : readme.index(END)]
-    assert block.strip() == readme_block(load_all(RESULTS), figures_at=Path("docs/experiments")).strip()
+    assert block.strip() == readme_block(EXPORTED, figures_at=Path("docs/experiments")).strip()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_export_holds_each_trial_of_the_experiment_once(name: str) -> None:
-    experiment = load_experiment(PROJECT / "experiments" / f"{name}.py", {})
-    tables = Tables.load(RESULTS / name)
+def test_export_holds_each_trial_of_the_experiment_once_and_the_last_epoch_of_its_curves(name: str) -> None:
+    experiment, tables = load_experiment(PROJECT / "experiments" / f"{name}.py", {}), EXPORTED[name]
     assert tables.about == experiment.about
     assert [config.trial_key for config in tables.configs()] == [config.trial_key for config in experiment.configs]
     assert tables.results["run_id"].is_unique
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_results_are_the_last_epoch_of_their_curves(name: str) -> None:
-    tables = Tables.load(RESULTS / name)
     for run in tables.results.itertuples():
         rows = tables.epochs[tables.epochs["run_id"] == run.run_id]
         assert count_parameters(DigitNet(run.norm, network=run.network, groups=run.groups)) == run.parameters
@@ -65,7 +63,7 @@ def test_results_are_the_last_epoch_of_their_curves(name: str) -> None:
 
 def test_studies_of_ten_seeds_are_whole() -> None:
     for name, budget in (("main", 8_000), ("fine", 8_000), ("small", 4_000)):
-        results = Tables.load(RESULTS / name).results
+        results = EXPORTED[name].results
         assert results.groupby("group").size().to_dict() == {"GN": 10, "LN": 10, "BN + L1": 10}
         assert results.groupby("group")["seed"].apply(sorted).tolist() == [list(range(10))] * 3
         assert set(results["epochs"]) == {20}
@@ -79,10 +77,10 @@ SCREENED = ("networks", "small_networks", "fine_networks")
 
 def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -> None:
     for name in (*SCREENED, "recipe", "small_recipe"):
-        results = Tables.load(RESULTS / name).results
+        results = EXPORTED[name].results
         assert results.groupby("norm").size().nunique() == 1
         assert (results["val_size"] == 6_000).all()
-    assert set.union(*(set(Tables.load(RESULTS / name).results["network"]) for name in SCREENED)) == set(NETWORKS)
+    assert set.union(*(set(EXPORTED[name].results["network"]) for name in SCREENED)) == set(NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +92,9 @@ def test_choices_gave_every_norm_the_same_tries_and_saw_only_held_out_images() -
     ],
 )
 def test_network_and_recipe_are_those_with_the_lowest_held_out_loss(name: str, choices: list[str]) -> None:
-    rows = tried(pd.concat([Tables.load(RESULTS / choice).results for choice in choices], ignore_index=True))
+    rows = tried(pd.concat([EXPORTED[choice].results for choice in choices], ignore_index=True))
     best = rows[rows["tried"] == rows.groupby("tried")["val_loss"].mean().idxmin()]
-    results = Tables.load(RESULTS / name).results
+    results = EXPORTED[name].results
     for norm, runs in results.groupby("norm"):
         [chosen] = best.loc[best["norm"] == norm, ["l1", *RECIPE]].itertuples(index=False)
         assert all((runs[setting] == value).all() for setting, value in chosen._asdict().items())

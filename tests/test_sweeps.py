@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-import pandas as pd
 import pytest
 from helpers.tables import made, penalised, said
 
@@ -98,10 +96,6 @@ def swept(histories: Mapping[float, list[float]], diverged: tuple[float, ...] = 
     )
 
 
-def test_epochs_to_the_goal_are_counted_to_the_first_that_reaches_it_and_missing_where_none_does() -> None:
-    assert sweeps.epochs_to_goal(swept(HISTORIES, (1.0,))).dropna().tolist() == [1, 2]  # of 0.03 and 0.1
-
-
 def test_epochs_to_the_goal_are_drawn_only_where_they_differ() -> None:
     assert set(sweeps.learning_rate_figures(swept(HISTORIES))) == {"accuracy", "epochs_to_goal"}
     assert set(sweeps.learning_rate_figures(swept({0.01: [0.9, 0.99], 0.03: [0.5, 0.992]}))) == {"accuracy"}
@@ -141,15 +135,6 @@ def test_a_norm_that_trains_nowhere_or_with_gaps_or_diverges_is_told_so(
     assert said("learning_rate", swept(histories, diverged)) == [f"BN trains to 98 % or more {expected}."]
 
 
-def test_a_rate_trains_when_every_seed_does_and_is_named_once_where_several_diverge() -> None:
-    configs = [TrainConfig(lr=lr, seed=seed, epochs=1) for lr in (0.01, 0.03, 0.1) for seed in (0, 1)]
-    accuracy = {(0.01, 1): 0.97, (0.1, 0): None, (0.1, 1): None}
-    tables = made(configs, lambda config: accuracy.get((config.lr, config.seed), 0.985))
-    assert said("learning_rate", tables) == [
-        "GN trains to 98 % or more at 0.03 alone, best at 0.03 (98.50 %); 99 % not reached; diverged at 0.1."
-    ]
-
-
 def test_a_rate_at_which_some_seeds_diverge_is_named_with_their_number() -> None:
     configs = [TrainConfig(lr=lr, seed=seed, epochs=1) for lr in (0.03, 0.1) for seed in (0, 1)]
     tables = made(configs, lambda config: None if (config.lr, config.seed) == (0.1, 1) else 0.985)
@@ -157,17 +142,6 @@ def test_a_rate_at_which_some_seeds_diverge_is_named_with_their_number() -> None
         "GN trains to 98 % or more at 0.03 alone, best at 0.03 (98.50 %); 99 % not reached; "
         "diverged at 0.1 (1 of 2 runs)."
     ]
-
-
-def test_means_of_cells_count_no_cell_of_which_a_seed_has_no_number() -> None:
-    rows = pd.DataFrame(
-        {"l1": [0.1, 0.1, 0.0, 0.0], "group": ["B", "B", "A", "A"], "test_accuracy": [0.9, np.nan, 0.8, 0.6]}
-    )
-    found = sweeps.cell_means(rows, "l1")
-    assert found.columns.tolist() == ["B", "A"]
-    assert found.index.tolist() == [0.0, 0.1]
-    assert found.loc[0.0, "A"] == pytest.approx(0.7)
-    assert np.isnan(found.loc[0.1, "B"])
 
 
 def test_sweeps_draw_a_mark_and_no_point_for_a_run_that_diverged() -> None:

@@ -1,6 +1,6 @@
 """Finished runs to tables, figures, pages and the README's block: from the tracking server, or an export of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -98,8 +98,8 @@ def load_all(export: Path) -> dict[str, Tables]:
     return dict(sorted(found.items(), key=lambda item: item[1].about.number))
 
 
-def drawn(name: str, tables: Tables) -> dict[str, bytes]:
-    """Figures and page of one experiment, by file name; the same tables give the same bytes.
+def drawn(name: str, tables: Tables, *, formats: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """Figures in each of the formats, and page of one experiment, by file name; the same tables give the same bytes.
 
     What stands between two $ in a name is text, and no formula.
     """
@@ -107,7 +107,7 @@ def drawn(name: str, tables: Tables) -> dict[str, bytes]:
     with rc_context({"svg.hashsalt": "normstudy", "text.parse_math": False}):
         figures = pages.kind_of(tables).figures(tables)
         for figure_name, figure in figures.items():
-            files |= {f"{figure_name}.png": as_bytes(figure, "png"), f"{figure_name}.svg": as_bytes(figure, "svg")}
+            files |= {f"{figure_name}.{kind}": as_bytes(figure, kind) for kind in formats}
     return {**files, PAGE: pages.page(name, tables, [*figures]).encode()}
 
 
