@@ -2,12 +2,11 @@
 
 import hashlib
 import math
-import tempfile
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -16,9 +15,6 @@ from torch.nn import functional
 
 from normstudy.config import TrainConfig
 from normstudy.files import archives, unpacked
-
-if TYPE_CHECKING:
-    from torchvision.datasets import MNIST
 
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
@@ -62,32 +58,30 @@ class Data:
     test: Split
 
 
-def loader(dataset: str) -> "type[MNIST]":
-    """torchvision's class for a dataset. Imported here: it takes 5 s, and report and launcher load no images."""
-    from torchvision import datasets
-
-    return {"mnist": datasets.MNIST, "fashion": datasets.FashionMNIST}[dataset]
-
-
 def load_images(dataset: str = "mnist", folder: Path | None = None) -> tuple[Split, Split]:
     """The 60,000 training and the 10,000 test images, in the order of the original files, on the CPU.
 
-    The archives' files are laid where torchvision looks for them, in a folder that lives only for this call: nothing
-    unpacked can go stale, and processes that start together don't meet.
-
     Raises `NormstudyError` when an archive is missing or damaged; nothing is ever downloaded.
     """
-    kind = loader(dataset)
-    with tempfile.TemporaryDirectory() as root:
-        raw = Path(root) / kind.__name__ / "raw"
-        raw.mkdir(parents=True)
-        for name, content in unpacked(dataset, folder or archives(dataset)):
-            (raw / name).write_bytes(content)
-        sets = [kind(root, train=train) for train in (True, False)]
-    splits = [
-        Split(images=one.data.unsqueeze(1), labels=one.targets, indices=torch.arange(len(one.targets))) for one in sets
-    ]
-    return splits[0], splits[1]
+    return _read(dataset, folder or archives(dataset))
+
+
+@cache  # trials that follow one another in a process share them
+def _read(dataset: str, folder: Path) -> tuple[Split, Split]:
+    files = {name: _array(content) for name, content in unpacked(dataset, folder)}
+
+    def split(name: str) -> Split:
+        images, labels = files[f"{name}-images-idx3-ubyte"], files[f"{name}-labels-idx1-ubyte"]
+        return Split(images=images.unsqueeze(1), labels=labels.long(), indices=torch.arange(len(labels)))
+
+    return split("train"), split("t10k")
+
+
+def _array(content: bytes) -> UInt8[Tensor, "..."]:
+    """What a file of MNIST's holds: the number of axes in byte 3, the length of each in 4 bytes, the values."""
+    axes = content[3]
+    shape = struct.unpack_from(f">{axes}i", content, 4)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * axes).view(shape)
 
 
 def load_data(config: TrainConfig, device: torch.device) -> Data:
@@ -113,13 +107,13 @@ def stratified_order(labels: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
 class TrainingStream:
     """Shuffled, augmented, normalised batches, epoch after epoch, for each of `seeds` its own.
 
-    A seed decides order and augmentation, whatever other seeds stand beside it.
+    A seed decides order and augmentation, whatever other seeds stand beside it, and on every device: all is drawn on
+    the CPU.
     """
 
     def __init__(self, split: Split, config: TrainConfig, seeds: Sequence[int]) -> None:
         self.split, self.config = split, config
-        self.orders = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same on every device
-        self.draws = [torch.Generator(split.labels.device).manual_seed(seed) for seed in seeds]
+        self.orders, self.draws = ([torch.Generator().manual_seed(seed) for seed in seeds] for _ in range(2))
 
     def generators(self) -> list[torch.Generator]:
         """All that is drawn from; their states, at an epoch's end, decide the epochs to come."""
@@ -130,15 +124,14 @@ class TrainingStream:
 
         The images left over sit this epoch out: a constant batch gives BatchNorm the same noise at each step.
         """
-        config, size = self.config, self.config.batch_size
+        config, size, device = self.config, self.config.batch_size, self.split.labels.device
         used = len(self.split) // size * size
-        orders = [torch.randperm(len(self.split), generator=order)[:used] for order in self.orders]
-        order = torch.stack(orders, dim=1).to(self.split.labels.device)
-        moves = None
+        orders = [torch.randperm(len(self.split), generator=generator)[:used] for generator in self.orders]
+        order, moves = torch.stack(orders, dim=1).to(device), None
         if config.rotation or config.translation or config.scale:
-            draws = [torch.rand(used, 4, generator=g, device=g.device) for g in self.draws]
+            draws = torch.stack([torch.rand(used, 4, generator=generator) for generator in self.draws], dim=1)
             moves = affine_maps(
-                torch.stack(draws, dim=1), rotation=config.rotation, translation=config.translation, scale=config.scale
+                draws.to(device), rotation=config.rotation, translation=config.translation, scale=config.scale
             )
         for start in range(0, used, size):
             chosen = order[start : start + size]

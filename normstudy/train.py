@@ -78,6 +78,7 @@ def train_together(
                         run.epoch(epoch, metrics)
                     else:
                         run.finish(epoch, metrics, networks[place], tests[place], data.test)
+                        runs.pop(place).end(None)  # it is whole: what stops the others costs it nothing
                 except (Diverged, Superseded) as error:
                     stopped.append(error)
                     runs.pop(place).end(error)
@@ -85,8 +86,7 @@ def train_together(
                     announce(bar, config, epoch, seeds[place], metrics)
             if not runs:
                 break
-            if epoch < config.epochs:
-                checkpoints.save(epoch, training)
+            checkpoints.save(epoch, training)
     checkpoints.delete()
     if stopped:
         raise stopped[0]
@@ -106,7 +106,8 @@ def train_epoch(step: Step, schedule: OneCycleLR, stream: Batches) -> Float[Tens
 def open_runs(
     configs: Sequence[TrainConfig], tracker: Tracker, data: Data, model: DigitNet, device: torch.device
 ) -> Iterator[dict[int, RunLog]]:
-    """The run of each configuration by its place; those still in the dictionary end as the block ends."""
+    """The run of each configuration by its place; those still in the dictionary end with the error that ends the
+    block."""
     runs: dict[int, RunLog] = {}
     parameters = count_parameters(model) // len(configs)
     try:
@@ -118,8 +119,6 @@ def open_runs(
         for run in runs.values():
             run.end(error)
         raise
-    for run in runs.values():
-        run.end(None)
 
 
 def compute_metrics(

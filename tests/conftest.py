@@ -4,12 +4,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from filelock import FileLock
 from helpers.project import PROJECT, SMALL_OPTIONS, run_cli, using
+
+from normstudy.config import TrainConfig
+from normstudy.data import Data, load_data
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -56,3 +61,14 @@ def studied_store(studied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """That store, to read from."""
     with using(studied, tmp_path, monkeypatch) as uri:
         yield uri
+
+
+@pytest.fixture
+def small_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that train are evaluated on the first 500 test images, in a tenth of a second instead of two."""
+
+    def loaded(config: TrainConfig, device: torch.device) -> Data:
+        data = load_data(config, device)
+        return replace(data, test=data.test.take(torch.arange(500)))
+
+    monkeypatch.setattr("normstudy.train.load_data", loaded)

@@ -14,13 +14,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from normstudy.config import TrainConfig
 from normstudy.errors import CheckpointError, Interrupted
-from normstudy.model import NORMS
 from normstudy.tracking import Metric
-from normstudy.tracking import checkpoint as checkpointing
 from normstudy.tracking.checkpoint import KEPT, Checkpoints, Training, load_state, read_checkpoint, state_of
 from normstudy.train import train, train_together
 
 SMALL = {"epochs": 3, "train_size": 640, "device": "cpu"}
+pytestmark = pytest.mark.usefixtures("small_test_set")
 Parts = tuple[nn.Module, SGD, OneCycleLR, list[torch.Generator]]
 
 
@@ -30,9 +29,8 @@ def after(batches: int) -> Callable[[], int | None]:
     return lambda: None if next(asked, None) is not None else 15
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(norm: str, tmp_path: Path) -> None:
-    config = TrainConfig.of(norm=norm, l1=1e-5, val_size=100, **SMALL)
+def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    config = TrainConfig.of(norm="bn", l1=1e-5, val_size=100, **SMALL)
     whole = MemoryTracker(tmp_path / "whole")
     expected = train(config, whole)
     broken = MemoryTracker(tmp_path / "broken")
@@ -52,7 +50,7 @@ def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(norm: str, 
 
 
 def test_seeds_in_lock_step_resume_exactly_too(tmp_path: Path) -> None:
-    configs = [TrainConfig.of(norm="bn", seed=seed, **SMALL) for seed in (3, 4)]
+    configs = [TrainConfig.of(norm="gn", seed=seed, **SMALL) for seed in (3, 4)]
     expected = train_together(configs, MemoryTracker(tmp_path / "whole"))
     broken = MemoryTracker(tmp_path / "broken")
     with pytest.raises(Interrupted, match="signal 15"):
@@ -87,15 +85,39 @@ def everything(of: Parts) -> list[Tensor]:
     return [tensor.clone() for tensor in (*model.state_dict().values(), *momenta, *rates, *states)]
 
 
-@pytest.mark.parametrize("learning_rate", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
-def test_a_checkpoint_brings_back_all_of_a_training(learning_rate: float | Tensor, tmp_path: Path) -> None:
-    trained = training(4, learning_rate=learning_rate)
+RATES = (0.1, torch.tensor(0.1))
+
+
+@pytest.mark.parametrize("own", RATES, ids=["number", "tensor"])
+@pytest.mark.parametrize("saved", RATES, ids=["from a number", "from a tensor"])
+def test_a_checkpoint_brings_back_all_of_a_training_on_any_device(
+    saved: float | Tensor, own: float | Tensor, tmp_path: Path
+) -> None:
+    trained = training(4, learning_rate=saved)
     Checkpoints(tmp_path, "key").save(1, trained)
     expected = everything(trained)
     torch.manual_seed(99)
-    again = training(learning_rate=learning_rate)
+    again = training(learning_rate=own)
     assert Checkpoints(tmp_path, "key").restore(again) == 1
     assert all(torch.equal(one, other) for one, other in zip(expected, everything(again), strict=True))
+    for group, before in zip(again[1].param_groups, trained[1].param_groups, strict=True):
+        assert isinstance(group["lr"], type(own))
+        assert float(group["lr"]) == pytest.approx(float(before["lr"]), abs=0 if type(own) is type(saved) else 1e-8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")], ids=" to ".join)
+def test_a_training_goes_on_on_another_device_with_the_batches_that_it_would_have_had(
+    devices: tuple[str, str], tmp_path: Path
+) -> None:
+    whole, broken = MemoryTracker(), MemoryTracker(tmp_path)
+    train(TrainConfig.of(norm="bn", **SMALL), whole)
+    first, second = (TrainConfig.of(**{**SMALL, "norm": "bn", "device": device}) for device in devices)
+    with pytest.raises(Interrupted):
+        train(first, broken, stop_signal=after(29))
+    train(second, broken)
+    for ours, theirs in zip([*broken.runs[0].epochs, *broken.runs[1].epochs], whole.runs[0].epochs, strict=True):
+        assert ours[Metric.TRAIN_LOSS] == pytest.approx(theirs[Metric.TRAIN_LOSS], rel=0.02)
 
 
 def saved(folder: Path, epochs: int) -> Checkpoints:
@@ -159,26 +181,8 @@ def test_a_checkpoint_of_other_code_is_refused_in_one_line_with_what_to_do(tmp_p
         Checkpoints(tmp_path, "key").restore(training(width=5))
     assert str(refused.value).endswith("; to begin it anew, remove its folder in records/, beside checkpoints/")
     assert "\n" not in str(refused.value)
-    for entry in ("generators", "cuda", "schedule"):
+    for entry in ("model", "optimizer", "generators", "torch", "schedule"):
         state = state_of(training())
         del state[entry]
         with pytest.raises(CheckpointError, match=f"^not of this training: '{entry}'$"):
             load_state(state, training())
-
-
-def test_a_trial_begun_on_a_gpu_ends_in_one_line_where_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracker = MemoryTracker(tmp_path)
-    config = TrainConfig.of(norm="bn", **SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpointing, "state_of", lambda training: {**state_of(training), "device": "cuda"})
-        with pytest.raises(Interrupted):
-            train(config, tracker, stop_signal=after(29))
-    with pytest.raises(CheckpointError) as refused:
-        train(config, tracker)
-    assert str(refused.value) == (
-        f"{tmp_path / 'epoch_00001.pt'}: written on cuda, and this trial would go on on cpu; "
-        "resume it on a machine with cuda; to begin it anew, remove its folder in records/, beside checkpoints/"
-    )
-    assert tracker.runs[-1].ended_by == [refused.value]

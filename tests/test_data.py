@@ -149,13 +149,13 @@ STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 
 def epoch(*seeds: int, **sizes: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    split = load_images()[1].take(torch.arange(1_000))
-    return list(TrainingStream(split, TrainConfig.of(batch_size=64, **sizes), seeds).epoch())
+    split = load_images()[1].take(torch.arange(100))
+    return list(TrainingStream(split, TrainConfig.of(batch_size=32, **sizes), seeds).epoch())
 
 
 def test_an_epoch_visits_each_image_at_most_once_in_an_order_the_seed_decides() -> None:
     first, again, other = (torch.cat([images for images, _ in epoch(seed, **STILL)]) for seed in (1, 1, 2))
-    assert [images.shape for images, _ in epoch(1)] == [(64, 1, 28, 28)] * 15  # 40 of the 1,000 sit out
+    assert [images.shape for images, _ in epoch(1)] == [(32, 1, 28, 28)] * 3  # 4 of the 100 sit out
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(torch.unique(first.flatten(1), dim=0)) == len(first)
@@ -177,6 +177,28 @@ def test_each_seed_of_a_stack_sees_the_batches_it_sees_alone(sizes: dict[str, fl
         for (images, labels), (alone, labels_alone) in zip(together, epoch(seed, **sizes), strict=True):
             torch.testing.assert_close(images[:, place : place + 1], alone)
             assert torch.equal(labels[:, place : place + 1], labels_alone)
+
+
+def test_a_seed_draws_the_same_order_and_moves_on_every_device() -> None:
+    """`meta` stands for a device where nothing could be drawn: all that is drawn must come from the CPU."""
+    split = load_images()[1].take(torch.arange(100))
+    streams = [
+        TrainingStream(split.to(torch.device(device)), TrainConfig(batch_size=32), [1, 2]) for device in ("cpu", "meta")
+    ]
+    here, there = (list(stream.epoch()) for stream in streams)
+    assert {batch.device.type for batch in there[0]} == {"meta"}
+    assert [batch[0].shape for batch in here] == [batch[0].shape for batch in there]
+    states = [[generator.get_state() for generator in stream.generators()] for stream in streams]
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_on_cuda_are_those_of_the_cpu() -> None:
+    split = load_images()[1].take(torch.arange(100))
+    streams = [TrainingStream(split.to(torch.device(device)), TrainConfig(), [1, 2]) for device in ("cpu", "cuda")]
+    for (images, labels), (on_cuda, labels_on_cuda) in zip(*(stream.epoch() for stream in streams), strict=True):
+        torch.testing.assert_close(on_cuda.cpu(), images, rtol=0, atol=1e-4)
+        assert torch.equal(labels_on_cuda.cpu(), labels)
 
 
 def test_normalised_training_images_have_mean_0_and_standard_deviation_1() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from normstudy.errors import StorageError
-from normstudy.tracking import event_log
+from normstudy.tracking import Tag, event_log
 from normstudy.tracking.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
 
 KEY = "0123456789abcdef"
@@ -101,16 +101,17 @@ def test_a_copy_of_the_state_folder_is_another_machine(
     assert machine() != moved.begin.machine
 
 
-def test_a_fork_has_the_epochs_and_checkpoints_and_none_of_the_rest(log: EventLog) -> None:
+def test_a_fork_has_the_epochs_with_their_device_and_checkpoints_and_none_of_the_rest(log: EventLog) -> None:
     begin = BEGIN.model_copy(update={"checkpoints": "c" * 32, "seeds": (0, 1)})
     old = EventLog.create(KEY, begin)
-    old.append(Event(status="RUNNING", tags={"by": "old"}))
+    old.append(Event(status="RUNNING", tags={"by": "old", Tag.DEVICE: "cuda"}))
     old.append(Event(step=1, metrics={"loss": 1.0}))
     old.append(Event(status="KILLED"))
     new = old.fork(BEGIN)
     assert new.id != old.id
     assert (new.begin.checkpoints, new.begin.seeds) == ("c" * 32, (0, 1))
-    assert new.events() == [event for event in old.events() if event.metrics]  # the time is kept, too
+    assert new.state.tags == {Tag.DEVICE: "cuda"}
+    assert new.events()[1:] == [event for event in old.events() if event.metrics]  # the time is kept, too
 
 
 @pytest.mark.parametrize("name", ["../evil", "x/../../evil", "", "ABC", "a b", "0123\n", "/etc", "..", "0.1.2"])

@@ -4,23 +4,26 @@ import json
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import torch
+from helpers.leases import TRIAL, leased
 from helpers.project import SMALL, clean_environment
 from mlflow.entities import Run
 from PIL import Image
 from safetensors.torch import load_file
 
 from normstudy.config import L1, TrainConfig
-from normstudy.data import load_images
+from normstudy.data import Data, load_images
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.launch.study import single
 from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking.run import LogTracker
 from normstudy.train import build_model
 
 CONFIG = TrainConfig(norm="bn", l1=L1, **SMALL)
@@ -209,3 +212,13 @@ def test_parameters_already_logged_in_another_spelling_do_not_clash(
     assert run.info.status == "FINISHED"
     assert run.data.params["lr"] == "6e-2"
     assert json.loads(artifact(run, Artifact.CONFIG).read_text())["lr"] == 0.06
+
+
+def test_a_run_that_goes_on_on_another_device_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path))
+    lease = leased(None, trial=replace(TRIAL, key=CONFIG.trial_key))
+    test = load_images()[1].take(torch.arange(4))
+    for device in ("cuda", "cpu", "cpu"):
+        tracker = LogTracker({CONFIG.trial_key: lease}, {}, None)
+        tracker.start(CONFIG, Data(train=test, val=None, test=test), 1, torch.device(device), stack=1)
+    assert lease.log.state.tags[Tag.DEVICE] == "cuda, cpu"

@@ -2,13 +2,14 @@
 
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from helpers.memory import MemoryRun, MemoryTracker
 
 from normstudy.config import TrainConfig
-from normstudy.data import MEMORY_FORMAT, Data, TrainingStream, load_data, load_images
+from normstudy.data import MEMORY_FORMAT, TrainingStream, load_data, load_images
 from normstudy.errors import ConfigError, Diverged, Interrupted
 from normstudy.evaluate import Evaluation, evaluate
 from normstudy.model import NORMS, DigitNet, count_parameters, l1_norms, stacked, unstacked
@@ -19,15 +20,7 @@ from normstudy.train import build_model, compute_metrics, initial_model, make_re
 SMALL = {"epochs": 2, "train_size": 640, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def small_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks are evaluated on the first 500 test images, which takes a tenth of a second instead of two."""
-
-    def loaded(config: TrainConfig, device: torch.device) -> Data:
-        data = load_data(config, device)
-        return replace(data, test=data.test.take(torch.arange(500)))
-
-    monkeypatch.setattr("normstudy.train.load_data", loaded)
+pytestmark = pytest.mark.usefixtures("small_test_set")
 
 
 def trained(**values: object) -> tuple[DigitNet, MemoryRun]:
@@ -219,6 +212,21 @@ def test_a_stop_ends_every_seed() -> None:
     assert [run.ended_by for run in tracker.runs] == [[caught.value], [caught.value]]
 
 
+def test_a_run_ends_when_it_is_whole_whatever_stops_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, stopped = MemoryRun.finish, Interrupted(15)
+
+    def stopped_at_the_second(run: MemoryRun, *result: Any) -> None:
+        if run.config.seed == 1:
+            raise stopped
+        finish(run, *result)
+
+    monkeypatch.setattr(MemoryRun, "finish", stopped_at_the_second)
+    tracker = MemoryTracker()
+    with pytest.raises(Interrupted):
+        train_together([TrainConfig.of(seed=seed, **SMALL) for seed in (0, 1, 2)], tracker)
+    assert [run.ended_by for run in tracker.runs] == [[None], [stopped], [stopped]]
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [({"seed": 1, "lr": 0.1}, "may differ in nothing but the seed"), ({}, "two trials have the same seed")],
@@ -231,6 +239,7 @@ def test_trials_that_cannot_be_stacked_are_refused(second: dict[str, object], me
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_captured_step_learns_what_the_same_step_on_the_cpu_does(norm: str) -> None:
+    """They see the same batches. Rounding alone parts them: by less than 1 % of the first epoch's mean loss."""
     on_gpu, on_cpu = MemoryTracker(), MemoryTracker()
     for tracker, device in ((on_gpu, "cuda"), (on_cpu, "cpu")):
         train_together(
@@ -238,4 +247,4 @@ def test_a_captured_step_learns_what_the_same_step_on_the_cpu_does(norm: str) ->
         )
     for one, other in zip(on_gpu.runs, on_cpu.runs, strict=True):
         first, second = (run.epochs[0][Metric.TRAIN_LOSS] for run in (one, other))
-        assert first == pytest.approx(second, rel=0.1)  # order and weights agree, the draws of the augmentation do not
+        assert first == pytest.approx(second, rel=0.01)

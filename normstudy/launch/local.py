@@ -23,7 +23,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 def preload() -> None:
     """Start the server, beside this process: its imports, 4 s of CPU, are made once for all trials, while this process
     makes its own. It runs nothing but imports, so no thread or device is open when it forks."""
-    CONTEXT.set_forkserver_preload(["normstudy.launch.worker", "mlflow.pytorch", "torchvision.datasets"])
+    CONTEXT.set_forkserver_preload(["normstudy.launch.worker", "mlflow.pytorch"])
     with one_thread():
         start_server()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -45,7 +45,7 @@ class Checkpoints:
         """Bring a training to where the newest whole checkpoint has it; the epoch, 0 where there is none. A damaged one
         is named on standard error, and the one before it is taken.
 
-        Raises `CheckpointError` for a checkpoint of another configuration, another kind of device or other code.
+        Raises `CheckpointError` for a checkpoint of another configuration or of other code.
         """
         for file in self._files():
             try:
@@ -91,49 +91,37 @@ def read_checkpoint(file: Path) -> tuple[str, int, dict[str, Any]]:
 
 
 def state_of(training: Training) -> dict[str, Any]:
-    """All that decides the epochs to come: weights, momentum, place on the schedule, every random generator in use;
-    and the device that they were on."""
+    """All that decides the epochs to come: weights, momentum, place on the schedule, every random generator in use.
+
+    All generators are on the CPU, so a training goes on on any device with the batches that it would have had.
+    """
     model, optimizer, schedule, generators = training
-    device = device_of(model)
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "generators": [generator.get_state() for generator in generators],
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if device == "cuda" else [],
-        "device": device,
     }
 
 
 def load_state(state: dict[str, Any], training: Training) -> None:
     """The same training as it was at `state_of`.
 
-    Raises `CheckpointError` for a state of another kind of device, where other random numbers would be drawn, and for
-    one of other code: the checksum tells that it is whole, not that it fits.
+    Raises `CheckpointError` for a state of other code: the checksum tells that it is whole, not that it fits.
     """
     model, optimizer, schedule, generators = training
-    written, here = state.get("device"), device_of(model)
-    if written != here:
-        raise CheckpointError(
-            f"written on {written}, and this trial would go on on {here}; resume it on a machine with {written}"
-        )
+    rates = [group["lr"] for group in optimizer.param_groups]
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        for group in optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):  # a captured step reads it on its own device
-                group["lr"] = group["lr"].to(group["params"][0].device)
+        for group, own in zip(optimizer.param_groups, rates, strict=True):
+            # a captured step reads the rate in a tensor on its own device; elsewhere it is a number
+            rate = float(group["lr"])
+            group["lr"] = torch.full_like(own, rate) if isinstance(own, Tensor) else rate
         schedule.load_state_dict(state["schedule"])
         for generator, saved in zip(generators, state["generators"], strict=True):
             generator.set_state(saved)
         torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state(state["cuda"][0])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # as torch's parts raise them
         raise CheckpointError(f"not of this training: {one_line(str(error))}") from error
-
-
-def device_of(model: nn.Module) -> str:
-    """The kind of device that a model is on."""
-    return next(model.parameters()).device.type

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from normstudy.errors import StorageError
 from normstudy.files import sync, writing
 from normstudy.provenance import PROJECT
-from normstudy.tracking import TrainedModel
+from normstudy.tracking import Tag, TrainedModel
 
 STATE = "NORMSTUDY_STATE"  # variable of the environment
 NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
@@ -168,7 +168,10 @@ class EventLog:
         """A new log that has the epochs and checkpoints of this one: its training goes on, as another run."""
         old = self.begin
         new = EventLog.create(self.key, begin.model_copy(update={"checkpoints": old.checkpoints, "seeds": old.seeds}))
-        for event in self.state.epochs.values():
+        state = self.state
+        if device := state.tags.get(Tag.DEVICE):  # on which these epochs were trained
+            new.append(Event(tags={Tag.DEVICE: device}))
+        for event in state.epochs.values():
             new.append(Event(time=event.time, step=event.step, metrics=event.metrics))
         return new
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from normstudy import figures as plots
 from normstudy.config import TITLES, VARIANTS, TrainConfig
-from normstudy.data import Data, Split, loader
+from normstudy.data import Data, Split
 from normstudy.errors import Interrupted, StorageError
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
 from normstudy.files import writing
@@ -24,6 +24,11 @@ from normstudy.tracking.checkpoint import Checkpoints
 from normstudy.tracking.event_log import Event, EventLog, TrialLock, own_path
 from normstudy.tracking.store import ending, identity, ten_name
 from normstudy.tracking.uploader import Upload, Uploader
+
+SOURCES = {
+    "mnist": "http://yann.lecun.com/exdb/mnist/",
+    "fashion": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+}
 
 
 @dataclass(kw_only=True)
@@ -87,6 +92,7 @@ class LogTracker:
         if lease is None:
             return None
         log, (commit, dirty) = lease.log, git_state()
+        devices = [*filter(None, log.state.tags.get(Tag.DEVICE, "").split(", ")), str(device)]
         tags = {
             **identity(config),
             **self.tags,
@@ -97,7 +103,7 @@ class LogTracker:
             Tag.GIT_COMMIT: commit,
             Tag.GIT_DIRTY: dirty,
             Tag.DATA_DIGEST: data.train.digest,
-            Tag.DEVICE: device,
+            Tag.DEVICE: ", ".join(dict.fromkeys(devices)),  # it may go on on another one than it began on
             "normstudy.threads": config.threads,
             **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
         }
@@ -199,7 +205,7 @@ def write_json(path: Path, content: Any) -> None:
 def datasets(name: str, data: Data) -> list[dict[str, Any]]:
     """What MLflow keeps of each split, with its digest."""
     described = []
-    source, title = loader(name).mirrors[-1], TITLES[name]
+    source, title = SOURCES[name], TITLES[name]
     for context, split in vars(data).items():
         if split is None:
             continue

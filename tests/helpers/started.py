@@ -21,7 +21,7 @@ START_SECONDS = 180  # that a process may take to its first epoch, on a machine 
 MAIN = "from normstudy.cli import main\nmain()\n"
 CONTEXT = multiprocessing.get_context("forkserver")
 # what a trial imports from its start to its end
-IMPORTS = ["normstudy.launch.study", "normstudy.launch.maintenance", "mlflow.pytorch", "torchvision.datasets"]
+IMPORTS = ["normstudy.launch.study", "normstudy.launch.maintenance", "mlflow.pytorch"]
 IMPORTS += ["torch.export", "torch._dynamo", "matplotlib.backends.backend_agg", "helpers.started"]
 
 
