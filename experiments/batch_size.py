@@ -1,10 +1,10 @@
-"""Does BatchNorm fall at batches of 2, and by how much? The GroupNorm paper's figure, at 8,000 parameters.
+"""Does BatchNorm degrade at a batch size of 2, and by how much? The GroupNorm paper's figure, at 8,000 parameters.
 
-Prediction: with BatchNorm the error at batches of 2 is at least twice that at 64; with GN and LN it is not.
-Method: BN, GN and LN at batches of 2 to 1024. The learning rate is retuned for each batch size and norm by this rule:
-of the recipe's rate times the square root of (batch size / 32), and of an eighth to four times that in steps of two,
-the one with the lowest mean loss on 6,000 held-out images; its runs' test accuracy counts. Wu and He 2018, "Group
-Normalization", figure 5.
+Prediction: with BatchNorm the error at a batch size of 2 is at least twice that at 64; with GN and LN it is not.
+Method: BN, GN and LN at batch sizes from 2 to 1024. The learning rate is retuned for each batch size and norm: the
+candidates are the recipe's rate times the square root of (batch size / 32), and an eighth to four times that in steps
+of two; the one with the lowest mean loss on 6,000 held-out images is chosen, and the test accuracy of its runs is
+reported. Wu and He 2018, "Group Normalization", figure 5.
 Scale-down: to 20,000 training images, 2 epochs, 3 seeds, and every second power of two above 16.
 Command: python -m normstudy study experiments/batch_size.py --stack 3
 """

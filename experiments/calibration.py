@@ -1,6 +1,6 @@
-"""Do the networks know how sure they are, and does one temperature mend what is wrong?
+"""Are the networks well calibrated, and does temperature scaling help?
 
-Prediction: after 20 epochs all three are over-confident, the temperature is above 1, and scaling brings NLL down a
+Prediction: after 20 epochs all three are over-confident, the temperature is above 1, and scaling lowers the NLL a
 little.
 Method: negative log-likelihood and expected calibration error (15 bins) on the test images, before and after a
 temperature fitted on 6,000 held-out training images: Guo et al. 2017, "On Calibration of Modern Neural Networks".

@@ -1,11 +1,11 @@
-"""BatchNorm with L1 at 72 to 95 %, as others report: what has to be done to a network this small to get there?
+"""Others report 72 to 95 % for BatchNorm with L1: what does it take to get there with a network this small?
 
-Prediction: L1 on all parameters, which switches channels off by their norms' scales, brings BN + L1 below 95 % at a
-lambda of 1e-3 or less; a learning rate that ends at its peak makes it worse, and then it is BatchNorm's running
-averages.
+Prediction: L1 on all parameters, which switches channels off through the scales of their norms, brings BN + L1 below
+95 % at a lambda of 1e-3 or less; a learning rate that ends at its peak makes it worse, and then the cause is
+BatchNorm's running averages.
 Method: the suspects that experiments/penalty.py leaves, alone and together, for BN and GN: L1 summed over all
-parameters, the norms' scales and shifts among them, and a learning rate that rises to the very last step. Accuracy,
-and for BatchNorm also with statistics re-estimated on the unchanged test images.
+parameters, including the norms' scales and shifts, and a learning rate that rises until the very last step. Accuracy,
+and for BatchNorm also the accuracy with statistics re-estimated on the unchanged test images.
 Scale-down: to 20,000 training images, 4 epochs and 2 seeds.
 Command: python -m normstudy study experiments/collapse.py --stack 2, then python -m normstudy measure
 experiments/collapse.py

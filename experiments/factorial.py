@@ -1,11 +1,11 @@
-"""Which part of "BN + L1" is BN, and which is L1?
+"""In "BN + L1", which part is due to BN, and which to L1?
 
 Prediction: L1 with this lambda changes no norm's accuracy by more than 0.1 points; having no norm costs more than any
 choice among norms.
-Method: {BN, GN, LN, IN, none} x {no L1, L1}, ten paired seeds; the difference that L1 makes within each norm, and that
-each norm makes to BN without L1.
+Method: {BN, GN, LN, IN, none} x {no L1, L1}, ten paired seeds; the difference that L1 makes within each norm, and the
+difference between each norm and BN without L1.
 Scale-down: to 4 epochs (instead of 20), because the ten cells need 100 runs; so all accuracies are lower than in the
-main, and differences are those of short training.
+main comparison, and differences are those of short training.
 Command: python -m normstudy study experiments/factorial.py --stack 5
 """
 

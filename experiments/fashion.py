@@ -1,9 +1,9 @@
 """Does the ranking carry over to Fashion-MNIST?
 
-Prediction: it does not: the pairs that differ, and their order, are others than on MNIST.
-Method: the main comparison's three variants and ten paired seeds, the same recipe, chosen for digits, on Fashion-MNIST
-(Xiao, Rasul and Vollgraf 2017), by torchvision's loader from the folder that NORMSTUDY_FASHION names; Debian's package
-dataset-fashion-mnist brings the files.
+Prediction: it does not: the pairs that differ, and their order, are not those on MNIST.
+Method: the main comparison's three variants, ten paired seeds and recipe, which was chosen for digits, on
+Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), read by torchvision from the folder that NORMSTUDY_FASHION names;
+Debian's package dataset-fashion-mnist provides the files.
 Scale-down: to 4 epochs.
 Command: NORMSTUDY_FASHION=FOLDER python -m normstudy study experiments/fashion.py --stack 5
 """

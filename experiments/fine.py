@@ -1,10 +1,10 @@
-"""What does more arithmetic for the same weights bring? The main comparison on the network chosen after it.
+"""Does more computation with the same number of weights help? The main comparison on the network chosen after it.
 
-Prediction: no pair differs by more than 0.1 points; every variant reaches 99.50 % in the mean over seeds, the best
+Prediction: no pair differs by more than 0.1 points; every variant reaches a mean of 99.50 % over seeds, the best one
 99.55 %.
-Method: the main comparison's three variants and ten paired seeds, 20 epochs, the last one counts, on the network and
-with the recipe that 6,000 held-out training images chose (experiments/fine_networks.py) when the main comparison had
-been run.
+Method: the main comparison's three variants and ten paired seeds, 20 epochs, the last one being the result, with the
+network and the recipe that were chosen on 6,000 held-out training images (experiments/fine_networks.py) after the main
+comparison had been run.
 Scale-down: nothing.
 Command: python -m normstudy study experiments/fine.py --stack 5
 """

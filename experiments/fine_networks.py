@@ -1,11 +1,12 @@
-"""Does more arithmetic for the same weights help a network of the whole budget, too? Chosen on 6,000 held-out images.
+"""Does more computation with the same number of weights help at the full budget, too? Chosen on held-out images.
 
 Prediction: as at half the budget (experiments/small_networks.py), convolutions at 28 x 28 bring the held-out loss
 below the lowest of experiments/recipe.py, 0.0189 nats.
-Method: three networks under 8,000 parameters with two 3x3 convolutions at full resolution in place of one of 5x5,
-against `plain`, all with the recipe that went with the best one at half the budget; every norm with the same tries:
-each network once, 20 epochs. The rule, fixed before: the lowest held-out loss, mean of the three variants, gives the
-network; if it lies below that of experiments/recipe.py, ten seeds of it say what it is worth on the test images.
+Method: three networks under 8,000 parameters with two 3x3 convolutions at full resolution in place of one 5x5, and
+`plain` for comparison, all with the recipe of the best network at half the budget; each norm gets the same number of
+tries: every network once, 20 epochs, evaluated on 6,000 held-out training images. The rule, fixed beforehand: the
+network with the lowest held-out loss, averaged over the three variants, is chosen; if that loss is below the lowest of
+experiments/recipe.py, ten seeds measure the network on the test images.
 Command: python -m normstudy study experiments/fine_networks.py
 """
 

@@ -1,9 +1,9 @@
-"""How many groups should GroupNorm have, from 1, which is LayerNorm, to one a channel, which is InstanceNorm?
+"""How many groups should GroupNorm have, from 1 (LayerNorm) to one per channel (InstanceNorm)?
 
-Prediction: from 1 to 8 groups accuracy stays within 0.1 points; InstanceNorm is worse, as it erases how strong a
+Prediction: from 1 to 8 groups, accuracy stays within 0.1 points; InstanceNorm is worse, because it erases how strong a
 channel is.
-Method: GN with 1, 2, 4 and 8 groups in every layer (the first layer has 8 channels, so 8 is one a channel there), LN
-and IN as the ends. GN with one group and LN are the same layer: equal numbers are a check.
+Method: GN with 1, 2, 4 and 8 groups in every layer (the first layer has 8 channels, so 8 means one per channel there),
+with LN and IN at the ends. GN with one group and LN are the same layer; equal numbers are a check.
 Scale-down: to 4 epochs.
 Command: python -m normstudy study experiments/groups.py --stack 5
 """

@@ -1,9 +1,9 @@
-"""GroupNorm, LayerNorm, or BatchNorm with L1: which, and by how much?
+"""GroupNorm, LayerNorm, or BatchNorm with L1: which is best, and by how much?
 
-Prediction: no pair differs by more than 0.1 points; in the mean over seeds LN and GN stand before BN + L1.
-Method: three variants of one network, ten paired seeds: a seed gives every variant the same initial convolution
-weights, the same order of the images and the same augmentation. 60,000 training images, 20 epochs, the last one
-counts.
+Prediction: no pair differs by more than 0.1 points; averaged over seeds, LN and GN rank ahead of BN + L1.
+Method: three variants of one network, ten paired seeds: with the same seed, all variants start from the same
+convolution weights and see the same images in the same order with the same augmentation. 60,000 training images, 20
+epochs; the last epoch is the result.
 Scale-down: nothing.
 Command: python -m normstudy study experiments/main.py --stack 5
 """

@@ -1,6 +1,6 @@
-"""How much L1 does a network this small bear, and where does the collapse that others report come from?
+"""How much L1 can a network this small tolerate, and where does the collapse that others report come from?
 
-Prediction: up to 1e-5 nothing happens; from 1e-3 on accuracy falls, with BatchNorm first and most, and what falls with
+Prediction: up to 1e-5 nothing happens; from 1e-3 on, accuracy falls, first and most with BatchNorm, and what fails in
 BatchNorm is its running averages: with statistics of the test images themselves it does far better.
 Method: lambda 0 and 1e-6 to 0.1 in half-decades for BN, GN and LN; accuracy, share of weights at zero (below 1e-3),
 and for BatchNorm the accuracy with statistics re-estimated on the unchanged test images.

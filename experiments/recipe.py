@@ -1,9 +1,10 @@
-"""Which one recipe suits all three norms? Chosen on 6,000 held-out training images; the test set is not used.
+"""Which single recipe suits all three norms? Chosen on 6,000 held-out training images; the test set is not used.
 
-Prediction: twice the steps, with batches of 32, beat another augmentation, as networks this small fit even the
-training images badly.
-Method: every norm gets the same tries: each recipe once, 20 epochs, on the network of experiments/networks.py. The
-rule, fixed before: the lowest held-out loss, mean of the three variants; for lambda, BatchNorm's own.
+Prediction: twice as many steps, with batches of 32, help more than a different augmentation, because networks this
+small do not even fit the training images well.
+Method: each norm gets the same number of tries: every recipe once, 20 epochs, on the network chosen in
+experiments/networks.py. The rule, fixed beforehand: the lowest held-out loss, averaged over the three variants; for
+lambda, BatchNorm's own.
 Command: python -m normstudy study experiments/recipe.py
 """
 

@@ -1,13 +1,13 @@
-"""Which norm bears images unlike those it was trained on, and does BatchNorm gain from new statistics?
+"""Which norm copes best with images unlike its training images, and do new statistics help BatchNorm?
 
-Prediction: BatchNorm as trained falls furthest; with statistics re-estimated on the shifted images it comes back above
-the others.
+Prediction: BatchNorm as trained loses most; with statistics re-estimated on the shifted images it recovers and does
+better than the others.
 Method: the networks of experiments/factorial.py without L1, on the test images under seven corruptions of our own
 (noise, blur, contrast, brightness, rotation, occlusion, inversion) at five severities; BatchNorm also with statistics
-re-estimated on the shifted images, without labels. Re-estimating sees all the shifted images at once, the other norms
-one at a time. Norms of one image undo most of a change in brightness or contrast by construction. Inversion turns
-contrast round from severity 3 on.
-Scale-down: the networks are those of 4 epochs; every fourth test image.
+re-estimated on the shifted images, without labels. Re-estimation sees all shifted images at once, the other norms one
+at a time. Norms that work per image undo most of a change in brightness or contrast by construction. Inversion
+reverses the contrast from severity 3 on.
+Scale-down: the networks are those of 4 epochs; every fourth test image is used.
 Command: python -m normstudy study experiments/shift.py --stack 5, then python -m normstudy measure
 experiments/shift.py
 """

@@ -1,9 +1,9 @@
-"""What does half the budget cost? A network under 4,000 parameters.
+"""What does half the parameter budget cost? A network under 4,000 parameters.
 
-Prediction: 99.45 % or more, mean of ten seeds.
+Prediction: a mean of 99.45 % or more over ten seeds.
 Method: the network and the recipe chosen for this size on held-out images (experiments/small_recipe.py, then
-experiments/small_networks.py), ten paired seeds, 20 epochs, the last one counts. The variant with the lowest held-out
-loss there, GN, is the one that the prediction is about; the other two stand beside it.
+experiments/small_networks.py), ten paired seeds, 20 epochs; the last epoch is the result. The prediction is about GN,
+the variant with the lowest held-out loss there; the other two are trained for comparison.
 Scale-down: nothing.
 Command: python -m normstudy study experiments/small.py --stack 5
 """

@@ -1,12 +1,12 @@
-"""Does more arithmetic for the same weights help a network under 4,000 parameters? Chosen on 6,000 held-out images.
+"""Does more computation with the same weights help a network under 4,000 parameters? Chosen on held-out images.
 
-Prediction: convolutions at 28 x 28, where each weight is used on four times as many places as at 14 x 14, bring the
+Prediction: convolutions at 28 x 28, where each weight is used at four times as many positions as at 14 x 14, bring the
 held-out loss below the lowest of experiments/small_recipe.py.
-Method: two or three 3x3 convolutions at full resolution in place of one of 5x5, against `small`, all with the smaller
-batches and the milder augmentation of experiments/small_recipe.py; every norm with the same tries: each network once,
-20 epochs. The rule, fixed before: of these and the recipes there the lowest held-out loss, mean of the three variants,
-gives network and recipe; with them, the variant with the lowest held-out loss is the one that experiments/small.py
-trains.
+Method: two or three 3x3 convolutions at full resolution in place of one 5x5, and `small` for comparison, all with the
+smaller batches and the milder augmentation of experiments/small_recipe.py; each norm gets the same number of tries:
+every network once, 20 epochs, evaluated on 6,000 held-out training images. The rule, fixed beforehand: of these and
+the recipes there, the lowest held-out loss, averaged over the three variants, decides on network and recipe;
+experiments/small.py then trains the variant that has the lowest held-out loss with them.
 Command: python -m normstudy study experiments/small_networks.py
 """
 

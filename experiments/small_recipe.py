@@ -1,9 +1,9 @@
-"""Does a network of half the size want a recipe of its own? Chosen on 6,000 held-out training images.
+"""Does a network of half the size need its own recipe? Chosen on 6,000 held-out training images.
 
-Prediction: with fewer weights, weaker augmentation wins: the network can't fit even what it is shown now.
-Method: the network `small`, every norm with the same tries: each recipe once, 20 epochs, the large network's recipe
-first. The rule, fixed before: the lowest held-out loss, mean of the three variants, gives the recipe; with it, the
-variant with the lowest held-out loss is the one that experiments/small.py trains.
+Prediction: with fewer weights, weaker augmentation wins, because the network can't even fit what it is shown now.
+Method: the network `small`; each norm gets the same number of tries: every recipe once, 20 epochs, starting with the
+large network's recipe. The rule, fixed beforehand: the recipe with the lowest held-out loss, averaged over the three
+variants, is chosen; experiments/small.py then trains the variant that has the lowest held-out loss with it.
 Command: python -m normstudy study experiments/small_recipe.py
 """
 

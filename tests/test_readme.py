@@ -44,14 +44,27 @@ def test_worked_example_is_what_torch_computes(name: str) -> None:
     mean, variance = shared.mean().item(), shared.var(unbiased=False).item()
     assert trained == pytest.approx((1 - mean) / (variance + 1e-5) ** 0.5)
     values = ", ".join(f"{value:g}" for value in shared.flatten())
-    assert f"| {name} | {values} | {mean:.3f} | {variance:.3f} | {trained:.3f} | {evaluated:.3f} |" in README
     assert f"| {name} | {values} | {mean:.3f} | {variance:.3f} | {trained:.3f} | {evaluated:.3f} |" in NORMALISATION
 
 
 def test_worked_example_shows_the_tensor_it_computes_with() -> None:
     for image in range(2):
         cells = " | ".join(f"{a:g}, {b:g}" for a, b in X[image, :, 0].tolist())
-        assert f"| image {image} | {cells} |" in README
+        assert f"| image {image} | {cells} |" in NORMALISATION
+
+
+def test_example_of_the_readme_is_what_torch_computes() -> None:
+    first, second = X[0, :2, 0].tolist()
+    normalised = NORMS["gn"](4, groups=2).double()(X)[0, 0, 0, 0].item()
+    text = " ".join(README.split())
+    assert f"holds {first[0]:g}, {first[1]:g} and {second[0]:g}, {second[1]:g}. " in text
+    assert f"mean is {X[0, :2].mean().item():.3f} and its variance {X[0, :2].var(unbiased=False).item():.3f}" in text
+    assert f"/ √3.5 = {normalised:.3f}." in text
+
+
+def test_readme_is_short_enough_to_be_read() -> None:
+    assert len(README.encode()) <= 9_000
+    assert len(README.split()) <= 1_400
 
 
 def test_running_averages_of_the_worked_example() -> None:

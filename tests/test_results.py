@@ -11,7 +11,7 @@ from PIL import Image
 
 from normstudy.experiment import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
-from normstudy.report import END, START, drawn, load_all
+from normstudy.report import drawn, fill, load_all
 from normstudy.report.pages import readme_block
 from normstudy.report.sweeps import RECIPE, tried
 
@@ -38,9 +38,8 @@ def test_export_rebuilds_its_tables_byte_for_byte_its_page_and_its_figures_pixel
 
 
 def test_readme_says_what_the_exported_tables_say() -> None:
-    readme = (PROJECT / "README.md").read_text()
-    block = readme[readme.index(START) + len(START) : readme.index(END)]
-    assert block.strip() == readme_block(EXPORTED, figures_at=Path("docs/experiments")).strip()
+    readme = PROJECT / "README.md"
+    assert fill(readme, readme_block(EXPORTED, figures_at=Path("docs/experiments"))) == readme.read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)

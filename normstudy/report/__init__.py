@@ -1,5 +1,6 @@
 """Finished runs to tables, figures, pages and the README's block: from the tracking server, or an export of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,8 @@ from normstudy.report.tables import ABOUT, Tables, read_about
 from normstudy.report.text import counted
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
+PLACE = re.compile(f"{START}.*?{END}", re.DOTALL)
+NEXT = "<!-- report: next -->"  # in a block: what follows goes to the README's second place
 PAGE = "index.md"
 
 
@@ -126,11 +129,16 @@ def write(tables: Tables, files: Mapping[str, bytes], out: Path) -> None:
 
 
 def fill(readme: Path, block: str) -> str:
-    """The README's text with the marked block replaced. Raises `ReportError` without the marks."""
+    """The README's text with the block in its marked place; with two such places, each has one part of the block.
+
+    Raises `ReportError` without the marks.
+    """
     try:
         text = readme.read_bytes().decode() if readme.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ReportError(f"{readme}: can't be read as text in UTF-8 ({error})") from None
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ReportError(f"{readme}: needs the marks {START} and {END}, once each, in this order")
-    return f"{text[: text.index(START)]}{START}\n{block.strip()}\n{text[text.index(END) :]}"
+    places = PLACE.findall(text)
+    if len(places) not in (1, 2) or not text.count(START) == text.count(END) == len(places):
+        raise ReportError(f"{readme}: needs the marks {START} and {END} in this order, once or twice")
+    parts = iter(block.split(NEXT) if len(places) == 2 else [block.replace(NEXT, "")])
+    return PLACE.sub(lambda place: f"{START}\n{part.strip()}\n{END}" if (part := next(parts, "")) else place[0], text)

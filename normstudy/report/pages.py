@@ -23,7 +23,7 @@ from normstudy.report.tables import (
 )
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
 
-ERRORS = "Which images does every network misclassify, and which only one norm's?"
+ERRORS = "Which images do all runs misclassify?"
 ALTERNATIVES = {
     "means": "Test accuracy of each group: every seed, the mean and its interval",
     "differences": "Differences between groups with their intervals, and the margin of equivalence",
@@ -182,6 +182,13 @@ def findings(tables: Tables) -> list[str]:
     return paragraphs(tables.about.report, kind_of(tables).facts(tables))
 
 
+def brief(tables: Tables) -> str:
+    """The answer of an experiment in one sentence, for the README; of tables that are `escaped`."""
+    first = next(iter(findings(tables)), "")
+    facts = {"kind": tables.about.report, "first": first, "facts": kind_of(tables).facts(tables)}
+    return " ".join(render("brief", facts).split())
+
+
 def page(name: str, tables: Tables, figures: Collection[str]) -> str:
     """The page of an experiment in Markdown; its figures lie beside it."""
     kind, parts, results = kind_of(tables), dict(tables.about.parts), tables.results
@@ -254,7 +261,7 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
                 "question": ERRORS
                 if name == main
                 else one.about.parts.get("Question", name).split("? ")[0].rstrip("?") + "?",
-                "finding": next(iter(findings(escaped(one))), ""),
+                "finding": brief(escaped(one)),
                 "short": one.about.parts.get("Scale-down", "nothing.") != "nothing.",
                 "at": at[name],
             }
