@@ -19,7 +19,7 @@ help:
 	@echo "make answer  train everything again, some hours on 2 cores; then export and report. NORMSTUDY_FASHION must name"
 	@echo "             the folder of Fashion-MNIST's four archives"
 	@echo "make site    the pages of docs/ as a site, in site/"
-	@echo "make notebook  run the notebook: all three variants, 20 epochs"
+	@echo "make notebook  run the notebook, all three variants, 20 epochs; the executed copy is in notebooks/executed/"
 	@echo "make ui      browse the runs at http://127.0.0.1:5000"
 	@echo "make test    run all tests"
 	@echo "make test-faults  slow tests: they kill processes and servers, fill disks, cut networks; 15 minutes"
@@ -59,7 +59,8 @@ site: $(DEV)
 	$(BIN)/mkdocs build --strict
 
 notebook: $(DEV)
-	$(BIN)/jupyter execute --inplace --timeout=-1 notebooks/normalization_study.ipynb
+	mkdir -p notebooks/executed
+	$(BIN)/jupyter execute --output=executed/normalization_study --timeout=-1 notebooks/normalization_study.ipynb
 
 ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

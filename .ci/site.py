@@ -1,9 +1,15 @@
-"""mkdocs hook: the pages of the experiments, in the navigation and in the table of the home page, from their files."""
+"""mkdocs hook: what the site takes from the experiments, the README and the command line, so that nothing is typed twice."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from normstudy.experiment import all_experiments
+import typer
+from typer.cli import get_docs_for_click
+
+from normstudy.cli import build_app
+from normstudy.experiment import Kind, all_experiments
+from normstudy.report import PLACE
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = [  # one that is planned, or still trains, has no page yet
@@ -11,15 +17,39 @@ EXPERIMENTS = [  # one that is planned, or still trains, has no page yet
     for one in all_experiments(PROJECT / "experiments")
     if (PROJECT / "docs/experiments" / one.name / "index.md").exists()
 ]
+CHAPTERS: dict[str, tuple[Kind, ...]] = {  # of the results, by how an experiment is reported
+    "Comparisons": ("errors", "groups"),
+    "Choosing network and recipe": ("held_out",),
+    "L1": ("factorial", "penalty", "collapse"),
+    "Training": ("learning_rate", "batch_size", "baseline", "sweep"),
+    "Robustness": ("shift", "calibration"),
+}
+assert {kind for kinds in CHAPTERS.values() for kind in kinds} == set(get_args(Kind))
 
 
 def on_config(config: Any) -> None:
-    """Fill the navigation's entry `Experiments`."""
-    pages = [{experiment.title: f"experiments/{experiment.name}/index.md"} for experiment in EXPERIMENTS]
-    next(entry for entry in config["nav"] if "Experiments" in entry)["Experiments"] = pages
+    """Fill the navigation's entry `Results`: a chapter for each group of experiments that has pages."""
+    pages = {
+        chapter: [{one.title: f"experiments/{one.name}/index.md"} for one in EXPERIMENTS if one.report in kinds]
+        for chapter, kinds in CHAPTERS.items()
+    }
+    results = [{chapter: entries} for chapter, entries in pages.items() if entries]
+    next(entry for entry in config["nav"] if "Results" in entry)["Results"] = results
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the table in the place of its mark."""
-    rows = [f"| [{one.title}](experiments/{one.name}/index.md) | {one.parts['Question']} |" for one in EXPERIMENTS]
-    return markdown.replace("{{ experiments }}", "\n".join(["| experiment | question |", "|---|---|", *rows]))
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Put the README's generated parts, and the help of each command, in the place of their marks."""
+    answer, findings = (part.split("\n", 1)[1].rsplit("\n", 1)[0] for part in PLACE.findall(readme()))
+    marks = {"answer": answer, "findings": findings, "commands": command_line()}
+    return re.sub(r"^\{\{ (\w+) \}\}$", lambda mark: marks[mark[1]], markdown, flags=re.MULTILINE)
+
+
+def readme() -> str:
+    """The README with links as the site's home has them."""
+    return (PROJECT / "README.md").read_text().replace("](docs/", "](")
+
+
+def command_line() -> str:
+    """The help of every command in Markdown."""
+    command: Any = typer.main.get_command(build_app())
+    return get_docs_for_click(obj=command, ctx=typer.Context(command), name="normstudy").partition("\n")[2]

@@ -47,6 +47,6 @@ def test_site_has_a_page_for_each_experiment_and_asks_no_other_host(tmp_path: Pa
     assert reported
     for experiment in reported:
         assert (tmp_path / "experiments" / experiment.name / "index.html").is_file()
-        assert f">{experiment.title}<" in home
+        assert f'href="experiments/{experiment.name}/index.html"' in home
     files = [file for file in tmp_path.rglob("*") if file.suffix in (".html", ".css")]
     assert [(file.name, found) for file in files for found in FOREIGN.findall(file.read_text())] == []
