@@ -1,4 +1,4 @@
-"""mkdocs hook: what the site takes from the experiments, the README and the command line, so that nothing is typed twice."""
+"""mkdocs hook: what the site takes from experiments, README and command line, so that nothing is typed twice."""
 
 import re
 from pathlib import Path
