@@ -1,31 +1,48 @@
 """The command line: parses, calls, exits. Options come from `TrainConfig`; heavy imports stay inside the commands."""
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.exceptions import TyperException
 
-from normstudy.errors import ConfigError, NormstudyError, one_line
+from normstudy.errors import ConfigError, NormstudyError, ReportError, Unfinished, one_line
 
-MAIN = Path("experiments/main.py")
+MAIN = "main"
+PANELS = {  # in which the help shows the settings of a trial
+    "Identity": ("norm", "l1", "l1_on", "seed"),
+    "Data": ("dataset", "train_size", "val_size"),
+    "Model": ("network", "groups"),
+    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup"),
+    "Augmentation": ("rotation", "translation", "scale"),
+    "Machine": ("device", "threads"),
+}
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 
+EXPERIMENT = Annotated[str, typer.Argument(help="one of ours by its name (`normstudy experiments`), or a file's path")]
+SEEDS = Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")]
 OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
 FORCE = Annotated[bool, typer.Option("--force", help="train again what has finished, as a new run")]
 
 
 def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str) -> None:
-    """Train one variant, as one MLflow run. One that has finished is left alone, an unfinished one goes on."""
+    """Train one variant, as one MLflow run. One that has finished is left alone, an unfinished one goes on.
+
+    Writes metrics, figures and the model to the store that MLFLOW_TRACKING_URI names, else to mlflow.db and mlruns in
+    the current folder; until they are there, to .normstudy beside a local store, else to the user's state folder
+    (NORMSTUDY_STATE names another).
+    """
     from normstudy.launch import StopSignal
 
     stop_signal = StopSignal()
     from normstudy.config import TrainConfig
+    from normstudy.experiment import in_words
 
     config = TrainConfig.of(**values)
+    begin(f"train: {in_words([config])}")
 
     from normstudy.launch.study import single
 
@@ -33,14 +50,14 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 
 
 def study_command(
-    experiment: Annotated[Path, typer.Argument(help="the file that lists the configurations")] = MAIN,
+    experiment: EXPERIMENT = MAIN,
     workers: Annotated[int, typer.Option(min=0, help="processes at once; 0: by the number of cores")] = 0,
     stack: Annotated[int, typer.Option(min=0, help="seeds of a variant trained together; 0: all on a GPU, else 1")] = 0,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="processes of this machine, or tasks of a Ray cluster")
     ] = "local",
     address: Annotated[str, typer.Option(help="the Ray cluster's, as ray.init takes it")] = "",
-    seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
+    seeds: SEEDS = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the trials and their state, train nothing")] = False,
     force: FORCE = False,
     offline: OFFLINE = False,
@@ -48,18 +65,19 @@ def study_command(
 ) -> None:
     """Train every variant of an experiment that has not finished, side by side, under one parent run.
 
-    Options override its configs.
+    The settings of a trial, given as options, hold for every trial. Writes what `train` writes, to the same places.
     """
     from normstudy.launch import StopSignal
 
     stop_signal = StopSignal()
-    from normstudy.experiment import load_experiment
+    from normstudy.experiment import in_words, load_experiment
 
     loaded = load_experiment(experiment, overrides, seeds=seeds)
     if address and executor != "ray":
         raise ConfigError(f"address={address}: only with --executor ray")
     if workers and executor != "local":
         raise ConfigError(f"workers={workers}: a Ray cluster runs as many as it has CPUs; only with --executor local")
+    begin(f"study {loaded.name}: {in_words(loaded.configs)}")
     if executor == "local" and not dry_run:
         from normstudy.launch.local import preload
 
@@ -80,16 +98,15 @@ def study_command(
     study.study(loaded, executor=cluster, stop_signal=stop_signal, **options)
 
 
-def measure_command(
-    experiment: Annotated[Path, typer.Argument(help="the file whose MEASURES say what for")],
-) -> None:
-    """Measure the trained networks of an experiment, and add the tables to their runs."""
+def measure_command(experiment: EXPERIMENT) -> None:
+    """Measure the trained networks of an experiment for what its MEASURES name; writes the tables to their runs."""
     from normstudy.launch import StopSignal
 
     stop_signal = StopSignal()
     from normstudy.experiment import load_experiment
 
     loaded = load_experiment(experiment, {})
+    begin(f"measure {loaded.name}: {', '.join(loaded.measures) or 'nothing'}")
 
     from normstudy.launch.measure import measure
 
@@ -97,40 +114,42 @@ def measure_command(
 
 
 def experiments_command(
-    folder: Annotated[Path, typer.Argument(help="where the files are")] = Path("experiments"),
+    folder: Annotated[Path | None, typer.Argument(help="where the files are; ours, if none is named")] = None,
     names: Annotated[bool, typer.Option("--names", help="print the names alone")] = False,
     commands: Annotated[bool, typer.Option("--commands", help="print the commands that train and measure all")] = False,
 ) -> None:
-    """List the experiments in their order: name and question."""
-    from normstudy.experiment import all_experiments
+    """List the experiments in their order: name and question. Writes nothing."""
+    from normstudy.experiment import OURS, all_experiments
 
-    for experiment in all_experiments(folder):
+    for experiment in all_experiments(folder or OURS):
         for line in experiment.commands if commands else [experiment.name]:
             print(line if names or commands else f"{line:16s} {experiment.parts['Question']}")
 
 
 def sync_command() -> None:
-    """Send what waits on this machine to the tracking server."""
+    """Send what waits on this machine to the tracking server; writes to its runs, and removes what is there."""
+    begin("sync: what waits on this machine")
     from normstudy.launch.maintenance import sync
 
     sent, problems = sync()
     print(f"{sent} {'run is' if sent == 1 else 'runs are'} on the server with all that was here")
     if problems:
-        fail(f"{problems} records were not sent", 1)
+        raise NormstudyError(f"{problems} records were not sent")
 
 
 def reap_command() -> None:
-    """End the runs on the tracking server whose process is gone."""
+    """End the runs on the tracking server whose process is gone; writes their status, and why."""
+    begin("reap: runs without a process")
     from normstudy.launch.maintenance import reap
 
     ended, problems = reap()
     print("\n".join(ended) or "no run without its process")
     if problems:
-        fail(f"{problems} runs could not be ended", 1)
+        raise NormstudyError(f"{problems} runs could not be ended")
 
 
 def report_command(
-    experiment: Annotated[Path, typer.Argument(help="the study to report")] = MAIN,
+    experiment: EXPERIMENT = MAIN,
     parent: Annotated[str, typer.Option(help="run id of one study; else the newest run of each variant")] = "",
     exported: Annotated[
         Path | None, typer.Option("--from", help="an export, instead of the tracking server: all its experiments")
@@ -141,15 +160,21 @@ def report_command(
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="export runs whose code had changes that no commit has, too")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")] = 0,
+    seeds: SEEDS = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="name every trial that lacks")] = False,
 ) -> None:
-    """Build every figure and table from the tracking server alone, or from an export of it."""
+    """Build every figure and table from the tracking server alone, or from an export of it.
+
+    Writes figures, tables and the page to --out, and where asked for to README.md and to --export; nothing to the
+    server.
+    """
     from normstudy.experiment import load_experiment
 
     if exported and (experiment != MAIN or parent or export or seeds):
         others = "--parent, --export, --seeds or an experiment's file"
         raise ConfigError(f"from={exported}: an export is reported as it is, without {others}")
     loaded = None if parent or exported else load_experiment(experiment, {}, seeds=seeds)
+    begin(f"report: {exported or (f'run {parent}' if parent else experiment)}, into {out}/")
 
     from normstudy.report import report, report_from
     from normstudy.report.read import planned_in
@@ -159,27 +184,56 @@ def report_command(
         report_from(exported, out=out, readme=page)
     else:
         planned = loaded or planned_in(parent)
-        report(planned, parent_id=parent or None, out=out, readme=page, export=export, allow_dirty=allow_dirty)
+        try:
+            report(planned, parent_id=parent or None, out=out, readme=page, export=export, allow_dirty=allow_dirty)
+        except Unfinished as error:
+            raise (ReportError("; ".join(error.each)) if verbose else error) from None
     print(f"report written to {one_line(str(out))}/")
+
+
+def begin(what: str) -> None:
+    """The first line of a command, before imports that take seconds."""
+    print(f"normstudy {one_line(what, None)}", file=sys.stderr, flush=True)
+
+
+def show_version(asked: bool) -> None:
+    """Print it and exit, if it was asked for."""
+    if asked:
+        print(f"normstudy {version('normstudy')}")
+        raise typer.Exit
+
+
+def options_of_all(
+    show: Annotated[bool, typer.Option("--version", help="print it", callback=show_version, is_eager=True)] = False,
+) -> None:
+    """What a normalisation layer changes in a small CNN, as tracked MLflow runs."""
 
 
 def build_app(*, config_options: bool = True) -> typer.Typer:
     """The commands; `train` and `study` with an option for each field of `TrainConfig`, unless not asked for."""
     app = typer.Typer(
-        help="What a normalisation layer changes in a small CNN, as tracked MLflow runs.",
-        add_completion=False,
-        rich_markup_mode=None,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        # `mlflow run -P batch_size=32` of a parameter that MLproject doesn't declare arrives as `--batch_size 32`
-        context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            # `mlflow run -P batch_size=32` of a parameter that MLproject doesn't declare arrives as `--batch_size 32`
+            "token_normalize_func": lambda token: token.replace("_", "-"),
+        },
     )
-    app.command("train")(with_options(train_command, field_options(optional=False) if config_options else []))
-    app.command("study")(with_options(study_command, field_options(optional=True) if config_options else []))
-    app.command("measure")(measure_command)
-    app.command("report")(report_command)
-    app.command("experiments")(experiments_command)
-    app.command("sync")(sync_command)
-    app.command("reap")(reap_command)
+    app.callback()(options_of_all)
+    commands: dict[str, Callable[..., None]] = {
+        "train": with_options(train_command, field_options(optional=False) if config_options else []),
+        "study": with_options(study_command, field_options(optional=True) if config_options else []),
+        "measure": measure_command,
+        "report": report_command,
+        "experiments": experiments_command,
+        "sync": sync_command,
+        "reap": reap_command,
+    }
+    for name, command in commands.items():
+        paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+        app.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
     return app
 
 
@@ -194,7 +248,9 @@ def field_options(*, optional: bool) -> list[inspect.Parameter]:
     for name, field in TrainConfig.model_fields.items():
         choices = getattr(field.annotation, "__args__", ())  # of a `Literal`
         metavar = "|".join(choices) or getattr(field.annotation, "__name__", "").upper()
-        annotation = Annotated[str | None, typer.Option(metavar=metavar, help=field.description)]
+        panel = PANEL_OF[name]
+        option = typer.Option(metavar=metavar, help=field.description, rich_help_panel=panel)
+        annotation = Annotated[str | None, option]
         default = None if optional else str(field.default)
         options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     return options
@@ -210,46 +266,3 @@ def with_options(command: Callable[..., None], options: list[inspect.Parameter])
     call.__doc__ = command.__doc__
     call.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     return call
-
-
-def main() -> None:
-    """Run a command; every expected failure is one line on standard error and an exit status."""
-    # the list of commands needs no options, and without them no pydantic: 0.25 s less
-    app = build_app(config_options=sys.argv[1:] not in ([], ["--help"]))
-    try:
-        app(standalone_mode=False)
-        sys.stdout.flush()
-    except NormstudyError as error:
-        fail(str(error), error.exit_status)
-    except TyperException as error:
-        fail(explain(error), 2)
-    except KeyboardInterrupt:
-        fail("stopped by signal 2", 130)
-    except BrokenPipeError:  # `| head` has read enough: quiet, as Typer is where the pipe breaks in a command
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more as it ends
-        sys.exit(1)
-    except Exception as error:
-        if type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests")):
-            from normstudy.tracking.store import first_line, where
-
-            fail(f"tracking server {where()}: {first_line(error)}", 1)
-        raise
-
-
-def explain(error: TyperException) -> str:
-    """The parser's message, with the choices where an option or command is unknown."""
-    message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
-    if context is None:
-        return message
-    if message.startswith("No such option"):
-        choices = [option for parameter in context.command.params for option in parameter.opts if option[:2] == "--"]
-        return f"{message}; choose from {', '.join(choices)}"
-    if commands := getattr(context.command, "commands", None):
-        return f"{message}; choose from {', '.join(commands)}"
-    return message
-
-
-def fail(message: str, status: int) -> None:
-    """One line on standard error, whatever the message quotes, then exit."""
-    print(f"normstudy: error: {one_line(message, None)}", file=sys.stderr)
-    sys.exit(status)

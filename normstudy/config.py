@@ -22,6 +22,7 @@ ADDED = ("l1_on",)
 
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.
 Norm = Literal["bn", "gn", "ln", "in", "none"]
+NORMS_IN_WORDS = "bn: BatchNorm, gn: GroupNorm, ln: LayerNorm, in: InstanceNorm, none: no normalisation"
 CoarseNetwork = Literal["plain", "wide", "skip", "late", "deep", "deepskipless", "small", "narrow", "narrowplain"]
 FineNetwork = Literal["fine", "finer", "finewide", "finelarge", "finelast", "finedeep"]  # their first kernels are 3x3
 Network = Literal[CoarseNetwork, FineNetwork]
@@ -36,7 +37,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    norm: Norm = Field("gn", description="normalisation layer")
+    norm: Norm = Field("gn", description=NORMS_IN_WORDS)
     l1: Number = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over what l1_on says")
     l1_on: Literal["weights", "all"] = Field("weights", description="convolution and linear weights, or all parameters")
     network: Network = Field("plain", description="network, a row of NETWORKS in model.py")

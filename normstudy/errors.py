@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
 from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
@@ -24,6 +24,14 @@ class ConfigError(NormstudyError, ValueError):
 
 class ReportError(NormstudyError):
     """The tracking server doesn't hold what the report needs."""
+
+
+class Unfinished(ReportError):
+    """Trials that the report needs have no finished run; `each` names them one by one."""
+
+    def __init__(self, summary: str, each: Sequence[str]) -> None:
+        super().__init__(summary)
+        self.each = each
 
 
 class StorageError(NormstudyError):
@@ -69,11 +77,11 @@ class Diverged(NormstudyError):
 
 
 class Interrupted(NormstudyError):
-    """A signal asked the process to stop."""
+    """A signal asked the process to stop; `left` says what that left, and how to go on."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, left: str = "") -> None:
         super().__init__(f"stopped by signal {signal_number}")
-        self.exit_status = 128 + signal_number
+        self.signal_number, self.left, self.exit_status = signal_number, left, 128 + signal_number
 
 
 def one_line(text: str, longest: int | None = 300) -> str:

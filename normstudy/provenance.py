@@ -17,14 +17,20 @@ def library_versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str, str]:
-    """The commit that runs, and whether the tree differs from it, `true` or `false`; both are `unknown` outside a git
-    checkout."""
+    """The commit that runs, and whether the tree differs from it, `true` or `false`; both are `unknown` where this
+    project is no git checkout of its own, as when a wheel is installed inside some other one."""
+    # a hook or an editor that sets GIT_DIR means a repository of its own
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+        # git refuses a checkout of another user, whose code runs here all the same
+        command = ["git", "-c", f"safe.directory={PROJECT}", *arguments]
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != PROJECT.resolve():
+            return "unknown", "unknown"
         return git("rev-parse", "HEAD"), str(bool(git("status", "--porcelain"))).lower()
     except (OSError, subprocess.CalledProcessError):
         return "unknown", "unknown"

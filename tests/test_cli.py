@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import mlflow
 import pytest
-from helpers.project import PROJECT, only_line, run_cli
+from helpers.project import PROJECT, clean_environment, only_line, run_cli
 
-from normstudy.cli import build_app, main
+from normstudy.__main__ import main
+from normstudy.cli import PANELS, build_app
 from normstudy.config import TrainConfig
+from normstudy.experiment import load_experiment
+from normstudy.tracking import Tag
 
 COMMANDS = ("train", "study", "measure", "report", "experiments", "sync", "reap")
 MAIN = str(PROJECT / "experiments" / "main.py")
@@ -70,20 +75,69 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.count("Usage") == 1 + len(COMMANDS)
 
 
+def test_without_arguments_the_help_and_with_version_the_version_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, expected in (
+        ([], "Usage: "),
+        (["-h"], "Usage: "),
+        (["--version"], f"normstudy {version('normstudy')}"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["normstudy", *arguments])
+        main()
+        assert expected in capsys.readouterr().out
+
+
+def test_every_setting_of_a_trial_stands_in_one_panel_of_the_help() -> None:
+    assert sorted(name for names in PANELS.values() for name in names) == sorted(TrainConfig.model_fields)
+
+
+def test_a_command_says_what_it_begins_before_it_imports_what_takes_seconds(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Refuses:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'mlflow', 'pandas', 'matplotlib', 'scipy'):\n"
+        "            raise SystemExit(f'imports {name}')\n"
+        "sys.meta_path.insert(0, Refuses())\n"
+        "from normstudy.__main__ import main\n"
+        "for command in (['train'], ['study', '--dry-run'], ['measure', 'shift'], ['report'], ['sync'], ['reap']):\n"
+        "    sys.argv = ['normstudy', *command]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as stop:\n        print(stop, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code]
+    environment = clean_environment(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    said = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120).stderr
+    assert [line.split(":")[0] for line in said.splitlines()[::2]] == [
+        f"normstudy {name}" for name in ("train", "study main", "measure shift", "report", "sync", "reap")
+    ]
+    assert all(line.startswith("imports ") for line in said.splitlines()[1::2])
+    assert "normstudy train: 1 trial (GN), seed 0; 60,000 training images of MNIST, 20 epochs." in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--epochs", "abc"], "epochs=abc: input should be a valid integer"),
-        (["train", "--zoo", "1"], "No such option: --zoo; choose from --force, --offline, --norm, --l1"),
+        (["train", "--zoo", "1"], "No such option: --zoo; normstudy train -h lists them"),
+        (["train", "--epoch", "1"], "No such option: --epoch; did you mean --epochs?"),
+        (
+            ["study", "--seed", "3"],
+            "seed=3: the trials of main differ in it (0, 1, 2, 3, 4, ...); --seeds N takes the ",
+        ),
+        (["study", "--norm", "ln"], "norm=ln: the trials of main differ in it (gn, ln, bn); `normstudy train` trains "),
         (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
         (["study", MAIN, "--seeds", "-1"], "--seeds"),
         (["study", MAIN, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["train", "--norm", "gn\nx"], r"norm='gn\nx': input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
         (["study", "no\nwhere.py"], "experiment=no where.py: no such file; choose from "),
+        (["study", "mian"], "experiment=mian: no such experiment; choose from batch_size, calibration, "),
         (["study", "--workers", "x\ny"], "--workers"),
         (["report", "--out", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
         (["report", "--export", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
-        (["fly"], "No such command 'fly'; choose from train, study, measure, report, experiments, sync, reap"),
+        (["fly"], "No such command 'fly'; normstudy -h lists them"),
+        (["stady"], "No such command 'stady'; did you mean study?"),
         (["study", "--executor", "x"], "'x' is not one of 'local', 'ray'"),
         (["study", MAIN, "--address", "x"], "address=x: only with --executor ray"),
         (
@@ -142,5 +196,19 @@ def test_report_of_an_empty_store_names_what_is_missing(store: str, tmp_path: Pa
     status, errors = command_line("report", MAIN, "--seeds", "1")
     assert status == 1
     line = only_line(errors)
+    assert line.startswith(f"normstudy: error: 0 of 3 trials finished on {store}: train the rest, or point ")
     assert all(f"{variant} is missing" in line for variant in ("GN", "LN", "BN + L1"))
     assert not (tmp_path / "report").exists()
+
+
+def test_a_study_of_which_some_seeds_are_there_says_which_and_names_the_others_only_when_asked(
+    store: str, tmp_path: Path, command_line: CommandLine
+) -> None:
+    for config in load_experiment("main", {}, seeds=1).configs:
+        run = mlflow.MlflowClient().create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
+        mlflow.MlflowClient().set_terminated(run.info.run_id)
+    status, errors = command_line("report", "main")
+    advice = "3 of 30 trials finished (seed 0): add --seeds 1, or train the rest; --verbose names each"
+    assert (status, only_line(errors)) == (1, f"normstudy: error: {advice}")
+    status, errors = command_line("report", "main", "--verbose")
+    assert (status, only_line(errors).count(" is missing (no run with trial key ")) == (1, 27)

@@ -1,5 +1,6 @@
 """What an experiment file may be, and what is said of one that is none."""
 
+import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -128,7 +129,33 @@ def test_a_trial_that_is_listed_several_times_is_one_trial_in_the_place_of_its_f
     listed = "TrainConfig(seed=2), TrainConfig(), TrainConfig(l1=-0.0, device='cpu'), TrainConfig(seed=2)"
     path = written(tmp_path, returns(f"[{listed}, TrainConfig(lr=0.1)]"))
     assert load_experiment(path, {}).configs == (TrainConfig(seed=2), TrainConfig(), TrainConfig(lr=0.1))
-    assert load_experiment(path, {"lr": "1"}).configs == (TrainConfig(seed=2, lr=1), TrainConfig(lr=1))
+
+
+def test_of_what_the_trials_differ_in_nothing_is_overridden(tmp_path: Path) -> None:
+    path = written(tmp_path, returns("[TrainConfig(seed=s, lr=0.1 * (s + 1)) for s in range(3)]"))
+    assert refusal(path, lr="1").startswith("lr=1: the trials of some differ in it (0.1, 0.2, 0.3")
+    assert refusal(path, seed="1") == "seed=1: the trials of some differ in it (0, 1, 2); --seeds N takes the N lowest"
+
+
+def test_one_of_ours_is_found_by_its_name_in_any_folder_and_any_other_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, ONE, "main.py")
+    (tmp_path / "main").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(load_experiment("main", {}).configs) == 30
+    assert len(load_experiment("main.py", {}).configs) == 1
+
+
+def test_what_is_said_of_a_part_of_an_experiment_is_said_of_that_part() -> None:
+    whole, part = load_experiment(MAIN, {}), load_experiment("main", {"epochs": "1", "train_size": "640"}, seeds=1)
+    assert whole.parts["Scale-down"] == "nothing."
+    assert "30 trials (GN, LN, BN + L1), 10 seeds (0 to 9); 60,000 training images of MNIST, 20" in whole.description
+    assert set(part.parts) == {"Question", "Prediction", "What ran", "Command"}
+    assert part.parts["What ran"] == "3 trials (GN, LN, BN + L1), seed 0; 640 training images of MNIST, 1 epoch."
+    assert part.parts["Command"] == "normstudy study main --epochs 1 --train-size 640 --seeds 1"
+    assert part.about.parts == part.parts
+    assert not re.search("ten|60,000|20 epochs|nothing", part.description)
 
 
 def test_a_file_says_all_of_its_experiment(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Files that are either what they were or all of the new, and folders that can't be written."""
 
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from normstudy import files
+from normstudy import files, provenance
 from normstudy.errors import ConfigError, StorageError
 from normstudy.files import require_folder, write_atomically
+from normstudy.provenance import git_state
+from normstudy.tracking import store
 
 
 @pytest.mark.parametrize("name", ["README.md", "new.md"])
@@ -58,3 +61,62 @@ def test_a_place_that_is_no_folder_is_refused_by_name_and_one_that_can_be_made_i
     said = f"out={path}: {bad}; expected a folder to write to, or to make"
     assert str(caught.value) == said.replace("\n", " ")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_digest_of_the_data_is_the_same_whatever_a_checkout_made_of_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = (files.SUMS / "mnist" / "SHA256SUMS").read_bytes()
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "SHA256SUMS").write_bytes(sums.replace(b"\n", b"\r\n"))
+    expected = files.data_digest.__wrapped__("mnist")
+    monkeypatch.setattr(files, "SUMS", tmp_path)
+    assert files.data_digest.__wrapped__("mnist") == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("", "{here}/.normstudy"),
+        ("sqlite:////data/runs/mlflow.db?timeout=60", "/data/runs/.normstudy"),
+        ("sqlite:///below/mlflow.db", "{here}/below/.normstudy"),
+        ("https://mlflow.example.com", "{home}/.local/state/normstudy"),
+        ("postgresql://host/mlflow", "{home}/.local/state/normstudy"),
+    ],
+)
+def test_state_lies_beside_a_store_that_is_a_file_and_else_where_the_user_keeps_it(
+    uri: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"MLFLOW_TRACKING_URI": uri, "HOME": "/home/me", "XDG_STATE_HOME": "", store.STATE: ""}.items():
+        monkeypatch.setenv(name, value)
+    assert str(store.state_root()) == expected.format(here=tmp_path, home="/home/me")
+    monkeypatch.setenv(store.STATE, "/elsewhere")
+    assert str(store.state_root()) == "/elsewhere"
+
+
+def commit(folder: Path) -> str:
+    """A repository with one commit; its hash."""
+    who = ["-c", "user.name=a", "-c", f"user.email={folder.name}@example.com"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "x"], ["rev-parse", "HEAD"]):
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_project_and_of_no_repository_around_it_or_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, other = tmp_path / "project" / "site-packages", tmp_path / "other"
+    for folder in (inside, other):
+        folder.mkdir(parents=True)
+    own, foreign = commit(tmp_path / "project"), commit(other)
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path / "project")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert own != foreign
+    assert git_state() == (own, "false")
+    if os.geteuid() == 0:  # another user's, which git refuses
+        os.chown(tmp_path / "project" / ".git", 12345, 12345)
+        os.chown(tmp_path / "project", 12345, 12345)
+        assert git_state() == (own, "false")
+    monkeypatch.setattr(provenance, "PROJECT", inside)
+    assert git_state() == ("unknown", "unknown")

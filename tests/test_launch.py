@@ -1,5 +1,6 @@
 """How many trials run at once, and how a study ends."""
 
+import re
 from dataclasses import replace
 
 import mlflow
@@ -8,13 +9,14 @@ from helpers.project import SMALL
 
 from normstudy.config import TrainConfig
 from normstudy.data import load_images
-from normstudy.errors import NormstudyError, ResultWaits
+from normstudy.errors import Interrupted, NormstudyError, ResultWaits
 from normstudy.experiment import Experiment
-from normstudy.launch import Task, local
+from normstudy.launch import Task, local, worker
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
 from normstudy.report.read import finished_trials, planned_in
 from normstudy.tracking import Tag
+from normstudy.tracking.event_log import logs
 
 
 @pytest.mark.parametrize(
@@ -24,13 +26,13 @@ from normstudy.tracking import Tag
 def test_trials_share_the_cores_unless_they_fill_two_rounds(
     trials: int, cores: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "usable_cores", lambda: cores)
-    assert launch.default_workers((TrainConfig(threads=threads),) * trials) == expected
+    monkeypatch.setattr(local, "usable_cores", lambda: cores)
+    assert local.default_workers((TrainConfig(threads=threads),) * trials) == expected
 
 
 def test_stacks_hold_the_trials_that_differ_only_in_their_seed() -> None:
     configs = [TrainConfig(norm=norm, seed=seed, device="cpu") for seed in range(5) for norm in ("gn", "ln")]
-    stacks = launch.grouped_in_stacks(configs, 2)
+    stacks = worker.grouped_in_stacks(configs, 2)
     assert [[(config.norm, config.seed) for config in stack] for stack in stacks] == [
         [("gn", 0), ("gn", 1)],
         [("gn", 2), ("gn", 3)],
@@ -39,7 +41,7 @@ def test_stacks_hold_the_trials_that_differ_only_in_their_seed() -> None:
         [("ln", 2), ("ln", 3)],
         [("ln", 4)],
     ]
-    assert [len(stack) for stack in launch.grouped_in_stacks(configs, 0)] == [1] * 10  # on a CPU
+    assert [len(stack) for stack in worker.grouped_in_stacks(configs, 0)] == [1] * 10  # on a CPU
 
 
 def test_a_task_for_a_machine_elsewhere_is_the_same_there() -> None:
@@ -121,3 +123,31 @@ def test_process_that_dies_before_it_begins_a_run_is_named(store: str, monkeypat
     configs = (TrainConfig(device="cpu", **SMALL),)
     with pytest.raises(NormstudyError, match=r"study lost: GN, seed 0 is new \(its process ended without a word\)$"):
         launch.study(Experiment(name="lost", question="?", configs=configs))
+
+
+def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_came_out_and_where_it_is(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(device="cpu", **SMALL)
+
+    def after_an_epoch() -> int | None:
+        return 2 if any(log.epochs for log in logs(config.trial_key)) else None
+
+    with pytest.raises(Interrupted, match="stopped by signal 2") as caught:
+        launch.single(config, stop_signal=after_an_epoch)
+    [stopped] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    run_id, experiment = stopped.info.run_id, stopped.info.experiment_id
+    assert (caught.value.left, caught.value.exit_status) == (
+        f"Stopped after epoch 1; the same command resumes run {run_id}",
+        130,
+    )
+    capsys.readouterr()
+    launch.single(config)
+    assert re.search(r"^GN, seed 0: test accuracy \d+\.\d\d %$", (said := capsys.readouterr().out), re.MULTILINE)
+    assert said.splitlines()[-2:] == [
+        f"run {run_id} on {store}",
+        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id} after `mlflow ui --backend-store-uri {store}`",
+    ]
+    launch.study(Experiment(name="mine", question="?", configs=(config, config.model_copy(update={"norm": "ln"}))))
+    table = re.findall(r"^(GN|LN) +1  \d+\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
+    assert table == ["GN", "LN"]

@@ -111,7 +111,7 @@ def test_ctrl_c_leaves_a_study_and_all_its_trials_ended(store: str, tmp_path: Pa
     while any(run.info.status == "RUNNING" for run in runs()) and time.monotonic() < deadline:
         time.sleep(0.5)
     states = {run.data.tags.get(Tag.NAME): run.info.status for run in runs()}
-    assert "stopped by signal" in output
+    assert "Stopped after 0 of 2 trials; the same command resumes the study" in output
     # `mlflow run` sets its own run to FAILED after any command that didn't succeed, whatever the command had set
     assert states == {"study two": "FAILED", "GN, seed 0": "KILLED", "LN, seed 0": "KILLED"}
     assert all("stopped by signal" in run.data.tags[Tag.FAILURE] for run in runs())

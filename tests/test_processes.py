@@ -257,3 +257,15 @@ def test_a_trial_that_does_not_stop_in_time_is_killed_and_named(tmp_path: Path) 
         assert sorted(err.splitlines()) == said
         processes_are_gone(tmp_path)
         assert not list(tmp_path.glob("ended_*"))
+
+
+def test_processes_start_below_a_temporary_folder_with_a_long_name(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    code = "from normstudy.launch import local\nlocal.start_server()\nlocal.CONTEXT.Process(target=print).start()\n"
+    code = code.replace("\nlocal.C", "\nif __name__ == '__main__':\n    local.C")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(long)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (done.returncode, done.stderr) == (0, "")

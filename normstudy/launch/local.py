@@ -4,10 +4,11 @@ import io
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from threading import Lock, Timer
@@ -15,7 +16,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from normstudy.config import TrainConfig
 from normstudy.launch import STOP_SECONDS, Task, held_back
+from normstudy.provenance import usable_cores
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -32,10 +35,22 @@ def start_server() -> None:
     """Start the server where it doesn't run. A stop that is sent to the whole process group must not reach it, or the
     driver could neither begin a process nor learn of the end of one; and a process that it forks begins with the same
     signals held back, so that none kills it before its `StopSignal` is there."""
+    require_short_folder()
     # one by one: the start of the tracker, which the server needs, lets signals through when it is done
     for start in (resource_tracker.ensure_running, forkserver.ensure_running):
         with held_back():
             start()
+
+
+def require_short_folder() -> None:
+    """Keep the sockets of multiprocessing where the folder leaves room for their names: the kernel takes 107 bytes."""
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) + len("/pymp-12345678/listener-12345678") > 107:
+        tempfile.tempdir = next(
+            filter(lambda folder: os.access(folder, os.W_OK), ("/tmp", "/var/tmp", "/dev/shm")), usual
+        )
+        util.get_temp_dir()  # made once, and kept
+        tempfile.tempdir = usual
 
 
 @contextmanager
@@ -48,6 +63,17 @@ def one_thread() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def default_workers(configs: Sequence[TrainConfig]) -> int:
+    """How many tasks, given by one configuration each, to run at once: as many as the cores have room for with their
+    pinned threads.
+
+    Fewer than two rounds of tasks all start together instead: three single-thread trials sharing 2 cores finish sooner
+    than two and then one, which leaves a core idle.
+    """
+    room = max(1, usable_cores() // max((config.threads for config in configs), default=1))
+    return len(configs) if len(configs) < 2 * room else room
 
 
 class LocalExecutor:

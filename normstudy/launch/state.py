@@ -21,6 +21,7 @@ class TrialState(StrEnum):
 
 
 Outcome = tuple[TrialState, str]  # and the run or record that it is read from, with the reason where it failed
+FINAL = (TrialState.FINISHED, TrialState.DIVERGED)
 LEFT = (TrialState.NEW, TrialState.UNFINISHED, TrialState.UNSENT)  # there is something to do
 
 

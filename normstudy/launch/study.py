@@ -3,29 +3,42 @@
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
+from statistics import fmean
 from typing import Any
 
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
-from normstudy.config import TrainConfig
+from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import Interrupted, NormstudyError, ResultWaits, say
 from normstudy.experiment import Experiment
 from normstudy.files import require_archives
 from normstudy.launch import Executor, Task
-from normstudy.launch.local import LocalExecutor, preload
+from normstudy.launch.local import LocalExecutor, default_workers, preload
 from normstudy.launch.registry import GONE, Registry, Trial
-from normstudy.launch.state import LEFT, Outcome, TrialState
-from normstudy.launch.worker import run_trials, train_leased
-from normstudy.provenance import git_state, usable_cores
-from normstudy.tracking import Artifact, Tag
-from normstudy.tracking.client import Server
-from normstudy.tracking.event_log import STATE, Event, logs
+from normstudy.launch.state import FINAL, LEFT, Outcome, TrialState
+from normstudy.launch.worker import grouped_in_stacks, run_trials, train_leased
+from normstudy.provenance import git_state
+from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking.client import Server, canonical
+from normstudy.tracking.event_log import Event, logs
 from normstudy.tracking.run import Lease, write_json
-from normstudy.tracking.store import chosen_experiment, connect, experiment_name, first_line, has_store, identity
+from normstudy.tracking.store import (
+    STATE,
+    chosen_experiment,
+    connect,
+    experiment_name,
+    first_line,
+    has_store,
+    identity,
+    local_folder,
+    state_root,
+    ui_link,
+    where,
+)
 from normstudy.tracking.uploader import Uploader
 from normstudy.train import StopCheck, build_model, pick_device
 
@@ -39,15 +52,60 @@ def single(
     `ResultWaits` when the server has not got the result.
     """
     check([config])
-    refused = train_leased(open_registry(offline=offline), (config,), force=force, stop_signal=stop_signal)
-    name = identity(config)[Tag.NAME]
+    registry, name = open_registry(offline=offline), identity(config)[Tag.NAME]
+    try:
+        refused = train_leased(registry, (config,), force=force, stop_signal=stop_signal)
+    except Interrupted as error:
+        raise Interrupted(error.signal_number, left_by_a_stop(registry, config)) from None
     if config.trial_key in refused:
         state, what = refused[config.trial_key]
         if state != TrialState.FINISHED:
             raise NormstudyError(f"{name}: {in_words(state, what)}")
         print(f"{name} has finished already: {what}; --force trains it again")
-    elif offline:
-        print(f"{name} waits on this machine; `python -m normstudy sync` sends it to a tracking server")
+    else:
+        print(f"{name}: test accuracy {100 * accuracies(registry, [config])[config.trial_key]:.2f} %")
+    if registry.server is None:
+        print(f"it waits in {state_root()}; `normstudy sync` sends it to a tracking server")
+    elif run := canonical(registry.runs(Tag.TRIAL_KEY, config.trial_key)):
+        print(f"run {run.run_id} on {where()}\n{ui_link(run.experiment_id, run.run_id)}")
+
+
+def left_by_a_stop(registry: Registry, config: TrainConfig) -> str:
+    """What a stop left of a trial, and how to go on."""
+    epochs = max((epoch for log in logs(config.trial_key) for epoch in log.epochs), default=0)
+    what = f"after epoch {epochs}" if epochs else "before the end of the first epoch"
+    run = None
+    with suppress(NormstudyError):  # the server may be away
+        run = canonical(registry.runs(Tag.TRIAL_KEY, config.trial_key))
+    return f"Stopped {what}; the same command resumes {f'run {run.run_id}' if run else 'it'}"
+
+
+def accuracies(registry: Registry, configs: Sequence[TrainConfig]) -> dict[str, float]:
+    """Test accuracy of each finished trial by its key: as the server has it, or, without one, this machine."""
+    found: dict[str, float] = {}
+    only = configs[0].trial_key if len(configs) == 1 else None
+    if registry.server is None:
+        for log in (log for log in logs(only) if log.end and log.end.status == "FINISHED"):
+            found[log.key] = log.state.epochs[max(log.epochs)].metrics[Metric.TEST_ACCURACY]
+        return found
+    for run in reversed(registry.runs(Tag.TRIAL_KEY, only)):  # the newest counts
+        if run.status == "FINISHED" and Metric.TEST_ACCURACY in run.metrics:
+            found[run.tags[Tag.TRIAL_KEY]] = run.metrics[Metric.TEST_ACCURACY]
+    return found
+
+
+def results_table(registry: Registry, configs: Sequence[TrainConfig]) -> str:
+    """A line for each group of trials that differ in nothing but their seed."""
+    known, groups = accuracies(registry, configs), dict[str, list[float]]()
+    for config, group in zip(configs, group_labels(configs), strict=True):
+        percents = groups.setdefault(group, [])
+        percents += [100 * known[config.trial_key]] if config.trial_key in known else []
+    width = max(map(len, groups))
+    lines = [f"{'':{width}}   n  test accuracy, mean (lowest to highest)"]
+    for group, percents in groups.items():
+        mean = f"{fmean(percents):.2f} % ({min(percents):.2f} to {max(percents):.2f})" if percents else "no result"
+        lines.append(f"{group:{width}} {len(percents):3d}  {mean}")
+    return "\n".join(lines)
 
 
 def study(
@@ -73,12 +131,13 @@ def study(
     check(configs)
     registry = open_registry(offline=offline)
     outcomes = registry.states([config.trial_key for config in configs])
-    to_train = (*LEFT, TrialState.FINISHED, TrialState.DIVERGED) if force else LEFT
+    to_train = (*LEFT, *FINAL) if force else LEFT
     left = [config for config in configs if outcomes[config.trial_key][0] in to_train]
     if len(left) < len(configs):
         print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
     if not left:
         require_finished(experiment, outcomes)
+        print(results_table(registry, configs))
         return ""
     _, dirty = git_state()
     if dirty == "true":
@@ -100,15 +159,20 @@ def study(
                 force=force,
                 tracking_uri=os.environ["MLFLOW_TRACKING_URI"] if registry.server else None,
                 stale=registry.stale,
-                state=os.environ.get(STATE),
+                state=os.environ.get(STATE) or (str(state_root()) if local_folder() else None),
             )
             for together in stacks
         ]
         with tqdm(total=sum(config.epochs for config in left), unit="epoch", disable=None) as bar:
             executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
         if signal_number := stop_signal():
-            raise Interrupted(signal_number)
+            done = sum(outcomes[config.trial_key][0] in FINAL for config in configs)
+            text = f"Stopped after {done} of {len(configs)} trials; the same command resumes the study"
+            raise Interrupted(signal_number, text)
         require_finished(experiment, outcomes)
+    print(results_table(registry, configs))
+    if registry.server and run:
+        print(f"study {run} on {where()}\n{ui_link(registry.server.experiment(registry.experiment))}")
     return run or record
 
 
@@ -185,9 +249,10 @@ def open_parent(
         if begun.upload:
             stack.enter_context(Uploader()).add(begun.upload)
         try:
-            begun.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.question}))
+            begun.log.append(Event(status="RUNNING", tags={**tags, Tag.NOTE: experiment.description}))
             trials = [{"variant": config.variant, **config.model_dump()} for config in experiment.configs]
             plan: dict[str, Any] = {"study": experiment.name, "question": experiment.question, "trials": trials}
+            plan |= {"command_of_part": experiment.command_of_part}
             plan |= {**experiment.settings, "may_diverge": experiment.may_diverge, "measures": experiment.measures}
             write_json(begun.log.files / "study" / Artifact.STUDY, plan)
             begun.log.add_files("study")
@@ -213,30 +278,3 @@ def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) ->
     if lacking:
         error = ResultWaits if set(lacking) == {TrialState.UNSENT} else NormstudyError
         raise error(f"study {experiment.name}: {'; '.join(line for lines in lacking.values() for line in lines)}")
-
-
-def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[TrainConfig, ...]]:
-    """The trials that differ only in their seed, `size` of them together: each group trains as one stack.
-
-    0 chooses: all of them on a GPU, which one such network leaves idle; one on a CPU, though 2 to 4 together are a
-    sixth faster there: a trial's last bits would depend on how many stand beside it.
-    """
-    same_but_seed: dict[TrainConfig, list[TrainConfig]] = {}
-    for config in configs:
-        same_but_seed.setdefault(config.model_copy(update={"seed": 0}), []).append(config)
-    stacks = []
-    for shared, trials in same_but_seed.items():
-        step = size or (len(trials) if pick_device(shared.device).type == "cuda" else 1)
-        stacks += [tuple(trials[start : start + step]) for start in range(0, len(trials), step)]
-    return stacks
-
-
-def default_workers(configs: Sequence[TrainConfig]) -> int:
-    """How many tasks, given by one configuration each, to run at once: as many as the cores have room for with their
-    pinned threads.
-
-    Fewer than two rounds of tasks all start together instead: three single-thread trials sharing 2 cores finish sooner
-    than two and then one, which leaves a core idle.
-    """
-    room = max(1, usable_cores() // max((config.threads for config in configs), default=1))
-    return len(configs) if len(configs) < 2 * room else room

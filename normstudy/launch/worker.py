@@ -13,11 +13,10 @@ from normstudy.launch.registry import Registry, Trial
 from normstudy.launch.state import Outcome
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server
-from normstudy.tracking.event_log import STATE
 from normstudy.tracking.run import Lease, LogTracker
-from normstudy.tracking.store import identity, use
+from normstudy.tracking.store import STATE, identity, use
 from normstudy.tracking.uploader import Uploader
-from normstudy.train import StopCheck, train_together
+from normstudy.train import StopCheck, pick_device, train_together
 
 
 def train_leased(
@@ -81,3 +80,19 @@ def run_trials(task: Task) -> None:
     except NormstudyError as error:
         say(f"error: {error}")
         sys.exit(error.exit_status)
+
+
+def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[TrainConfig, ...]]:
+    """The trials that differ only in their seed, `size` of them together: each group trains as one stack.
+
+    0 chooses: all of them on a GPU, which one such network leaves idle; one on a CPU, though 2 to 4 together are a
+    sixth faster there: a trial's last bits would depend on how many stand beside it.
+    """
+    same_but_seed: dict[TrainConfig, list[TrainConfig]] = {}
+    for config in configs:
+        same_but_seed.setdefault(config.model_copy(update={"seed": 0}), []).append(config)
+    stacks = []
+    for shared, trials in same_but_seed.items():
+        step = size or (len(trials) if pick_device(shared.device).type == "cuda" else 1)
+        stacks += [tuple(trials[start : start + step]) for start in range(0, len(trials), step)]
+    return stacks

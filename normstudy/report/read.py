@@ -25,7 +25,7 @@ from normstudy.errors import ConfigError, ReportError, TrackingError, one_line
 from normstudy.experiment import Experiment, Settings
 from normstudy.figures import ten_worst
 from normstudy.report.tables import TEST_IMAGES
-from normstudy.report.validation import COLUMNS, checked, logged_image, logged_measure, logged_table
+from normstudy.report.validation import COLUMNS, checked, logged_image, logged_measure, logged_table, unfinished
 from normstudy.tracking import Artifact, Measure, Metric, Tag
 from normstudy.tracking.mlflow_private import BULK_POINTS, BULK_RUNS, bulk_history, first_bytes
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, connect, pages, ten_name, where
@@ -86,6 +86,7 @@ def _plan(content: bytes) -> Experiment:
             question="\n".join(map(one_line, question.splitlines())),
             configs=tuple(TrainConfig.of(**trial) for trial in trials),
             may_diverge=may_diverge,
+            command_of_part=one_line(str(plan.get("command_of_part", ""))),
             **said,
         )
     except ValidationError as error:
@@ -100,13 +101,13 @@ def finished_trials(
     measures: Sequence[Measure] = (),
 ) -> list[TrialRecord]:
     """The newest finished run of each configuration, of all that the server has, or of a study's experiment: a run of
-    the study itself where there is one, else, as a trial that two studies share is one run, the other study's.
+    the study itself where there is one, else that of another study which shares the trial.
 
     With `may_diverge` a run that failed because its loss was not finite is a result, too, one without numbers. Of each
     run that finished the tables of `measures` are read.
 
-    Raises `ReportError` naming every configuration whose run is missing, failed, killed or still running, and for a
-    run that is not as a trial logs it.
+    Raises `Unfinished` where a run is missing, failed, killed or still running, `ReportError` for one that is not as a
+    trial logs it.
     """
     trials, found = _found(configs, parent_id, may_diverge=may_diverge)
     lowest: dict[str, int] = {}
@@ -155,13 +156,13 @@ def _found(
     trials = {config.trial_key: (config, group) for config, group in zip(configs, group_labels(configs), strict=True)}
     sizes = Counter(group for _, group in trials.values())
     found = _newest(set(trials), parent_id)
-    problems = []
+    problems: dict[int, list[str]] = {}  # by seed
     for key, (config, group) in trials.items():
         name = group if sizes[group] == 1 else f"{group}, seed {config.seed}"
         if problem := _problem(key, found.get(key), may_diverge=may_diverge):
-            problems.append(f"{name} is {problem}")
+            problems.setdefault(config.seed, []).append(f"{name} is {problem}")
     if problems:
-        raise ReportError(f"not every trial has a finished run: {'; '.join(problems)} (on {where()})")
+        raise unfinished([config.seed for config, _ in trials.values()], problems, where())
     return trials, found
 
 

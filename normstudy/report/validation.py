@@ -4,8 +4,9 @@ files that they are there, with their columns, and of the same runs."""
 import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from normstudy.config import ADDED, TrainConfig
-from normstudy.errors import ReportError, one_line
+from normstudy.errors import ReportError, Unfinished, one_line
 from normstudy.robustness import CORRUPTIONS
 from normstudy.tracking import Measure, Metric, Tag
 
@@ -180,3 +181,18 @@ def require_same_runs(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
         lacking = set(results["run_id"][~diverged]) - set(table["run_id"]) if who and name != "misclassified" else ()
         if lacking or not np.all(same):
             raise ReportError(f"{one_line(str(folder / name))}.csv: its runs are not those of results.csv")
+
+
+def unfinished(seeds: Sequence[int], problems: Mapping[int, Sequence[str]], server: str) -> Unfinished:
+    """How many trials have finished, and what to do; with few that lack, each of them."""
+    each = [problem for of_seed in problems.values() for problem in of_seed]
+    different = sorted(set(seeds))
+    whole = list(takewhile(lambda seed: seed not in problems, different))  # those that a report can do with
+    count = f"{len(seeds) - len(each)} of {len(seeds)} trials finished"
+    if whole:
+        which = f"seed {whole[0]}" if len(whole) == 1 else f"seeds {whole[0]} to {whole[-1]}"
+        advice = f" ({which}): add --seeds {len(whole)}, or train the rest"
+    else:
+        advice = f" on {server}: train the rest, or point MLFLOW_TRACKING_URI to the store that has them"
+    named = f": {'; '.join(each)}" if len(each) <= 5 else "; --verbose names each"
+    return Unfinished(count + advice + named, each)

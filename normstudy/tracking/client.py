@@ -37,6 +37,7 @@ class StoredRun:
     deleted: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last epoch
 
     @property
     def replaces(self) -> set[str]:
@@ -252,6 +253,7 @@ def _stored(run: Run) -> StoredRun:
         deleted=run.info.lifecycle_stage == "deleted",
         tags=run.data.tags,
         params=run.data.params,
+        metrics=run.data.metrics,
     )
 
 

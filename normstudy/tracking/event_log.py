@@ -19,18 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normstudy.errors import StorageError
 from normstudy.files import sync, writing
-from normstudy.provenance import PROJECT
 from normstudy.tracking import Tag, TrainedModel
+from normstudy.tracking.store import state_root
 
-STATE = "NORMSTUDY_STATE"  # variable of the environment
 NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
 RECORD = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}")
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
-
-
-def state_root() -> Path:
-    """Where this machine keeps records, locks and checkpoints: `.normstudy` in the project, or `NORMSTUDY_STATE`."""
-    return Path(os.environ.get(STATE) or PROJECT / ".normstudy")
 
 
 def machine() -> str:

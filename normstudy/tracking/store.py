@@ -13,15 +13,16 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from platformdirs import user_state_path
 from sqlalchemy import create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError, one_line, public_uri, without_secrets
-from normstudy.provenance import PROJECT
 from normstudy.tracking import Tag
 
-DEFAULT_STORE = f"sqlite:///{PROJECT / 'mlflow.db'}"
+STATE = "NORMSTUDY_STATE"  # variable of the environment
 RUNS_A_PAGE = 1_000
 ENDED_AS_KILLED = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
@@ -31,7 +32,7 @@ def connect() -> str:
 
     Raises `TrackingError` in one line when it can't be used.
     """
-    uri = use(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    uri = use(store_uri())
     try:
         if not uri.startswith(("http", "sqlite")):
             create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
@@ -41,6 +42,30 @@ def connect() -> str:
     except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
     return uri
+
+
+def store_uri() -> str:
+    """The store in use: the one that MLFLOW_TRACKING_URI names, else MLflow's default, a database in the current
+    folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def local_folder() -> Path | None:
+    """The folder of the store in use, where that is a file on this machine."""
+    with suppress(ArgumentError):
+        uri = make_url(store_uri())
+        if uri.get_backend_name() == "sqlite" and uri.database:
+            return Path(uri.database).absolute().parent
+    return None
+
+
+def state_root() -> Path:
+    """Where this machine keeps records, locks and checkpoints: what `NORMSTUDY_STATE` names; else `.normstudy` beside a
+    store that is a file; else, for that of a server, the user's state folder."""
+    if named := os.environ.get(STATE):
+        return Path(named)
+    beside = local_folder()
+    return beside / ".normstudy" if beside else user_state_path("normstudy", appauthor=False)
 
 
 def use(uri: str) -> str:
@@ -65,7 +90,7 @@ def use(uri: str) -> str:
 
 def has_store() -> bool:
     """False for a SQLite file that isn't there: a look at it would make it."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    uri = store_uri()
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
@@ -95,6 +120,14 @@ def where(uri: str | None = None) -> str:
     without a slash at the end."""
     public = public_uri(uri or mlflow.get_tracking_uri())
     return public.rstrip("/") if public.lower().startswith(("http:", "https:")) else public
+
+
+def ui_link(experiment_id: str, run_id: str = "") -> str:
+    """Where MLflow's UI shows a run, or an experiment; with what starts the UI, where no server does."""
+    place = f"#/experiments/{experiment_id}" + (f"/runs/{run_id}" if run_id else "")
+    if where().startswith("http"):
+        return f"{where()}/{place}"
+    return f"http://127.0.0.1:5000/{place} after `mlflow ui --backend-store-uri {where()}`"
 
 
 def artifact_location(run: Run) -> str:

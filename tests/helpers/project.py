@@ -1,6 +1,7 @@
 """The project as a user runs it, and the store that a test has for itself."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,8 +43,8 @@ def clean_environment(store: str, **more: str) -> dict[str, str]:
 
 
 def only_line(text: str) -> str:
-    """The text, which must be one line."""
-    lines = text.strip().splitlines()
+    """The text, which must be one line beside the one that says what a command begins."""
+    lines = [line for line in text.strip().splitlines() if not re.match(r"normstudy \w+: ", line) or "error" in line]
     assert len(lines) == 1, text
     return lines[0]
 

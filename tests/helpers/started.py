@@ -18,7 +18,7 @@ import pytest
 from helpers.project import PROJECT
 
 START_SECONDS = 180  # that a process may take to its first epoch, on a machine with other work
-MAIN = "from normstudy.cli import main\nmain()\n"
+MAIN = "from normstudy.__main__ import main\nmain()\n"
 CONTEXT = multiprocessing.get_context("forkserver")
 # what a trial imports from its start to its end
 IMPORTS = ["normstudy.launch.study", "normstudy.launch.maintenance", "mlflow.pytorch"]
