@@ -16,7 +16,7 @@ def main() -> None:
     # the list of commands needs no options, and without them no pydantic: 0.25 s less
     app = build_app(config_options=sys.argv[1:] not in ([], ["-h"], ["--help"], ["--version"]))
     try:
-        app(standalone_mode=False)
+        app(sys.argv[1:] or ["--help"], prog_name="normstudy", standalone_mode=False)
         sys.stdout.flush()
     except Interrupted as error:
         stop(error.left or str(error), error.exit_status)
@@ -45,7 +45,7 @@ def explain(error: TyperException) -> str:
     options = [option for parameter in context.command.params for option in parameter.opts]
     names = options if message.startswith("No such option") else list(context.command.commands)
     what, given = re.findall(r"^(No such \w+:? '?([^'. (]*)'?)", message)[0]
-    near = get_close_matches(given.replace("_", "-"), names, n=1, cutoff=0.5)
+    near = get_close_matches(given.replace("_", "-"), names, n=1)
     return f"{what}; {f'did you mean {near[0]}?' if near else f'{context.command_path} -h lists them'}"
 
 

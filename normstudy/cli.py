@@ -196,11 +196,12 @@ def begin(what: str) -> None:
     print(f"normstudy {one_line(what, None)}", file=sys.stderr, flush=True)
 
 
-def show_version(asked: bool) -> None:
+def show_version(asked: bool) -> bool:
     """Print it and exit, if it was asked for."""
     if asked:
         print(f"normstudy {version('normstudy')}")
         raise typer.Exit
+    return asked
 
 
 def options_of_all(
@@ -212,7 +213,6 @@ def options_of_all(
 def build_app(*, config_options: bool = True) -> typer.Typer:
     """The commands; `train` and `study` with an option for each field of `TrainConfig`, unless not asked for."""
     app = typer.Typer(
-        no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={

@@ -149,5 +149,5 @@ def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_c
         f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id} after `mlflow ui --backend-store-uri {store}`",
     ]
     launch.study(Experiment(name="mine", question="?", configs=(config, config.model_copy(update={"norm": "ln"}))))
-    table = re.findall(r"^(GN|LN) +1  \d+\.\d\d % \(", capsys.readouterr().out, re.MULTILINE)
+    table = re.findall(r"^(GN|LN) +1  \d+\.\d\d %$", capsys.readouterr().out, re.MULTILINE)
     assert table == ["GN", "LN"]

@@ -103,7 +103,8 @@ def results_table(registry: Registry, configs: Sequence[TrainConfig]) -> str:
     width = max(map(len, groups))
     lines = [f"{'':{width}}   n  test accuracy, mean (lowest to highest)"]
     for group, percents in groups.items():
-        mean = f"{fmean(percents):.2f} % ({min(percents):.2f} to {max(percents):.2f})" if percents else "no result"
+        mean = f"{fmean(percents):.2f} %" if percents else "no result"
+        mean += f" ({min(percents):.2f} to {max(percents):.2f})" if len(percents) > 1 else ""
         lines.append(f"{group:{width}} {len(percents):3d}  {mean}")
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Names of what a run logs, and the way to the store that keeps it."""
 
+import getpass
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +20,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted, Superseded, TrackingError, one_line, public_uri, without_secrets
+from normstudy.errors import (
+    ConfigError,
+    Diverged,
+    Interrupted,
+    Superseded,
+    TrackingError,
+    one_line,
+    public_uri,
+    without_secrets,
+)
 from normstudy.tracking import Tag
 
 STATE = "NORMSTUDY_STATE"  # variable of the environment
@@ -64,8 +74,13 @@ def state_root() -> Path:
     store that is a file; else, for that of a server, the user's state folder."""
     if named := os.environ.get(STATE):
         return Path(named)
-    beside = local_folder()
-    return beside / ".normstudy" if beside else user_state_path("normstudy", appauthor=False)
+    if beside := local_folder():
+        return beside / ".normstudy"
+    try:
+        return user_state_path("normstudy", appauthor=False)
+    except RuntimeError:  # HOME is not set, and the user has no name
+        what = "expected a folder to keep records in"
+        raise ConfigError(f"{STATE} is not set, and this user has no home folder; {what}") from None
 
 
 def use(uri: str) -> str:
@@ -74,6 +89,10 @@ def use(uri: str) -> str:
     A server that is away is asked for seconds, not MLflow's four minutes.
     """
     os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name, for whom MLflow and torch fail
+        os.environ["LOGNAME"] = str(os.getuid())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -44,7 +44,11 @@ def clean_environment(store: str, **more: str) -> dict[str, str]:
 
 def only_line(text: str) -> str:
     """The text, which must be one line beside the one that says what a command begins."""
-    lines = [line for line in text.strip().splitlines() if not re.match(r"normstudy \w+: ", line) or "error" in line]
+    lines = [
+        line
+        for line in text.strip().splitlines()
+        if not re.match(r"normstudy (train|study|measure)\b", line) or "error" in line
+    ]
     assert len(lines) == 1, text
     return lines[0]
 
