@@ -126,7 +126,7 @@ def test_process_that_dies_before_it_begins_a_run_is_named(store: str, monkeypat
 
 
 def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_came_out_and_where_it_is(
-    store: str, capsys: pytest.CaptureFixture[str]
+    store: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = TrainConfig(device="cpu", **SMALL)
 
@@ -141,13 +141,13 @@ def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_c
         f"Stopped after epoch 1; the same command resumes run {run_id}",
         130,
     )
-    capsys.readouterr()
+    capfd.readouterr()
     launch.single(config)
-    assert re.search(r"^GN, seed 0: test accuracy \d+\.\d\d %$", (said := capsys.readouterr().out), re.MULTILINE)
+    assert re.search(r"^GN, seed 0: test accuracy \d+\.\d\d %$", (said := capfd.readouterr().out), re.MULTILINE)
     assert said.splitlines()[-2:] == [
         f"run {run_id} on {store}",
         f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id} after `mlflow ui --backend-store-uri {store}`",
     ]
     launch.study(Experiment(name="mine", question="?", configs=(config, config.model_copy(update={"norm": "ln"}))))
-    table = re.findall(r"^(GN|LN) +1  \d+\.\d\d %$", capsys.readouterr().out, re.MULTILINE)
+    table = re.findall(r"^(GN|LN) +1  \d+\.\d\d %$", capfd.readouterr().out, re.MULTILINE)
     assert table == ["GN", "LN"]

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig, group_labels
-from normstudy.errors import Interrupted, NormstudyError, ResultWaits, say
+from normstudy.errors import Interrupted, NormstudyError, ResultWaits, TrackingError, say
 from normstudy.experiment import Experiment
 from normstudy.files import require_archives
 from normstudy.launch import Executor, Task
@@ -62,12 +62,13 @@ def single(
         if state != TrialState.FINISHED:
             raise NormstudyError(f"{name}: {in_words(state, what)}")
         print(f"{name} has finished already: {what}; --force trains it again")
-    else:
-        print(f"{name}: test accuracy {100 * accuracies(registry, [config])[config.trial_key]:.2f} %")
+    with suppress(TrackingError):  # the server may have gone away after it had got all
+        if config.trial_key not in refused:
+            print(f"{name}: test accuracy {100 * accuracies(registry, [config])[config.trial_key]:.2f} %")
+        if run := canonical(registry.runs(Tag.TRIAL_KEY, config.trial_key)):
+            print(f"run {run.run_id} on {where()}\n{ui_link(run.experiment_id, run.run_id)}")
     if registry.server is None:
         print(f"it waits in {state_root()}; `normstudy sync` sends it to a tracking server")
-    elif run := canonical(registry.runs(Tag.TRIAL_KEY, config.trial_key)):
-        print(f"run {run.run_id} on {where()}\n{ui_link(run.experiment_id, run.run_id)}")
 
 
 def left_by_a_stop(registry: Registry, config: TrainConfig) -> str:
@@ -94,9 +95,17 @@ def accuracies(registry: Registry, configs: Sequence[TrainConfig]) -> dict[str, 
     return found
 
 
-def results_table(registry: Registry, configs: Sequence[TrainConfig]) -> str:
-    """A line for each group of trials that differ in nothing but their seed."""
-    known, groups = accuracies(registry, configs), dict[str, list[float]]()
+def tell_results(registry: Registry, configs: Sequence[TrainConfig], run: str | None) -> None:
+    """What a study came to, and where it is; nothing where the server went away after it had got all."""
+    with suppress(TrackingError):
+        print(results_table(configs, accuracies(registry, configs)))
+        if registry.server and run:
+            print(f"study {run} on {where()}\n{ui_link(registry.server.experiment(registry.experiment))}")
+
+
+def results_table(configs: Sequence[TrainConfig], known: Mapping[str, float]) -> str:
+    """A line for each group of trials that differ in nothing but their seed; of the `known` test accuracies by key."""
+    groups: dict[str, list[float]] = {}
     for config, group in zip(configs, group_labels(configs), strict=True):
         percents = groups.setdefault(group, [])
         percents += [100 * known[config.trial_key]] if config.trial_key in known else []
@@ -138,7 +147,7 @@ def study(
         print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
     if not left:
         require_finished(experiment, outcomes)
-        print(results_table(registry, configs))
+        tell_results(registry, configs, None)
         return ""
     _, dirty = git_state()
     if dirty == "true":
@@ -151,19 +160,16 @@ def study(
         tags[Tag.SIDE_BY_SIDE] = str(workers)
         executor = LocalExecutor(workers, run_trials)
     with open_parent(experiment, registry, tags) as (record, run):
-        tasks = [
-            Task(
-                configs=together,
-                experiment=registry.experiment,
-                parent=record,
-                tags={**tags, Tag.PARENT: run} if run else tags,
-                force=force,
-                tracking_uri=os.environ["MLFLOW_TRACKING_URI"] if registry.server else None,
-                stale=registry.stale,
-                state=os.environ.get(STATE) or (str(state_root()) if local_folder() else None),
-            )
-            for together in stacks
-        ]
+        shared: dict[str, Any] = {
+            "experiment": registry.experiment,
+            "parent": record,
+            "tags": {**tags, Tag.PARENT: run} if run else tags,
+            "force": force,
+            "tracking_uri": os.environ["MLFLOW_TRACKING_URI"] if registry.server else None,
+            "stale": registry.stale,
+            "state": os.environ.get(STATE) or (str(state_root()) if local_folder() else None),
+        }
+        tasks = [Task(configs=together, **shared) for together in stacks]
         with tqdm(total=sum(config.epochs for config in left), unit="epoch", disable=None) as bar:
             executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
         if signal_number := stop_signal():
@@ -171,9 +177,7 @@ def study(
             text = f"Stopped after {done} of {len(configs)} trials; the same command resumes the study"
             raise Interrupted(signal_number, text)
         require_finished(experiment, outcomes)
-    print(results_table(registry, configs))
-    if registry.server and run:
-        print(f"study {run} on {where()}\n{ui_link(registry.server.experiment(registry.experiment))}")
+    tell_results(registry, configs, run)
     return run or record
 
 

@@ -106,8 +106,7 @@ def finished_trials(
     With `may_diverge` a run that failed because its loss was not finite is a result, too, one without numbers. Of each
     run that finished the tables of `measures` are read.
 
-    Raises `Unfinished` where a run is missing, failed, killed or still running, `ReportError` for one that is not as a
-    trial logs it.
+    Raises `Unfinished` where a run is missing, failed, killed or running, `ReportError` for one not as trials log it.
     """
     trials, found = _found(configs, parent_id, may_diverge=may_diverge)
     lowest: dict[str, int] = {}

@@ -47,7 +47,7 @@ def only_line(text: str) -> str:
     lines = [
         line
         for line in text.strip().splitlines()
-        if not re.match(r"normstudy (train|study|measure)\b", line) or "error" in line
+        if not re.match(r"normstudy (train|study|measure|report)\b", line) or "error" in line
     ]
     assert len(lines) == 1, text
     return lines[0]
