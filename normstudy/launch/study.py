@@ -149,8 +149,7 @@ def study(
         require_finished(experiment, outcomes)
         tell_results(registry, configs, None)
         return ""
-    _, dirty = git_state()
-    if dirty == "true":
+    if git_state()[1] == "true":
         say("the working tree has uncommitted changes; these runs are marked as such")
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
