@@ -164,7 +164,8 @@ def test_slurm_script_stops_the_study_and_requeues_it_when_its_time_is_over(
 def test_pages_and_files_name_only_commands_and_options_that_exist() -> None:
     commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
     files = [*PAGES, SLURM, DEPLOY / "kuberay.yaml", DEPLOY / "compose.yaml"]
-    calls = [call for file in files for call in re.findall(r"-m normstudy ([^`\n]*)", file.read_text())]
+    named = re.compile(r"(?:-m |`|^)normstudy ([^`\n]*)", re.MULTILINE)
+    calls = [call for file in files for call in named.findall(file.read_text())]
     assert {call.split()[0] for call in calls} == {"study", "report", "sync", "reap"}
     for call in calls:
         command = commands[call.split()[0]]
