@@ -10,18 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from normstudy.errors import ConfigError, NormstudyError, ReportError, Unfinished, one_line
+from normstudy.options import field_options, with_options
 
 MAIN = "main"
-PANELS = {  # in which the help shows the settings of a trial
-    "Identity": ("norm", "l1", "l1_on", "seed"),
-    "Data": ("dataset", "train_size", "val_size"),
-    "Model": ("network", "groups"),
-    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup"),
-    "Augmentation": ("rotation", "translation", "scale"),
-    "Machine": ("device", "threads"),
-}
-PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
-
 EXPERIMENT = Annotated[str, typer.Argument(help="one of ours by its name (`normstudy experiments`), or a file's path")]
 SEEDS = Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")]
 OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
@@ -210,6 +201,46 @@ def options_of_all(
     """What a normalisation layer changes in a small CNN, as tracked MLflow runs."""
 
 
+def compare_command(
+    experiment: Annotated[
+        list[str] | None, typer.Argument(help="names or ids of experiments, whoever logged them")
+    ] = None,
+    group_by: Annotated[str, typer.Option(help="params, tags or metrics that make a group, by commas")] = "",
+    pair_by: Annotated[str, typer.Option(help="what pairs the runs of two groups, a seed; none: nothing")] = "",
+    metric: Annotated[str, typer.Option(help="the metric to compare")] = "",
+    at: Annotated[str, typer.Option(help="last, a step, or best:METRIC, the step at which that one is best")] = "last",
+    filter_string: Annotated[str, typer.Option("--filter", help="as MLflow's search takes it")] = "",
+    lower_is_better: Annotated[bool | None, typer.Option(help="default: by the name of the metric")] = None,
+    margin: Annotated[float, typer.Option(min=0, help="difference below which two groups are equivalent")] = 0.0,
+    baseline: Annotated[str, typer.Option(help="compare each group with this one; else all pairs")] = "",
+    exported: Annotated[Path | None, typer.Option("--from", help="an export's folder, such as results/main")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for tables (CSV), Markdown and figures (PNG, SVG)")] = None,
+    log: Annotated[bool, typer.Option("--log", help="keep the comparison as a run of the experiment")] = False,
+    form: Annotated[Literal["text", "markdown", "json"], typer.Option("--format", help="what to print")] = "text",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="print only how many seeds show a difference of --margin")
+    ] = False,
+) -> None:
+    """Compare groups of runs of any MLflow experiment over seeds: means, differences, and a verdict on each pair.
+
+    What is not given is proposed from the runs, and the command that says all of it is printed.
+    """
+    from normstudy.comparison.command import run
+    from normstudy.comparison.selection import Choice
+
+    choice = Choice(
+        group_by=tuple(name.strip() for name in group_by.split(",") if name.strip()),
+        pair_by=pair_by,
+        metric=metric,
+        at=at,
+        higher_is_better=None if lower_is_better is None else not lower_is_better,
+        margin=margin,
+        baseline=baseline,
+    )
+    options: dict[str, Any] = {"filter_string": filter_string, "export": exported, "out": out, "log": log}
+    print(run(experiment or [], choice, form=form, plan=plan, **options), end="")
+
+
 def build_app(*, config_options: bool = True) -> typer.Typer:
     """The commands; `train` and `study` with an option for each field of `TrainConfig`, unless not asked for."""
     app = typer.Typer(
@@ -227,6 +258,7 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
         "study": with_options(study_command, field_options(optional=True) if config_options else []),
         "measure": measure_command,
         "report": report_command,
+        "compare": compare_command,
         "experiments": experiments_command,
         "sync": sync_command,
         "reap": reap_command,
@@ -235,34 +267,3 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
         paragraphs = (inspect.getdoc(command) or "").split("\n\n")
         app.command(name, help="\n\n".join(" ".join(text.split()) for text in paragraphs))(command)
     return app
-
-
-def field_options(*, optional: bool) -> list[inspect.Parameter]:
-    """An option for each field of `TrainConfig`; with `optional` its default is None.
-
-    Values stay text: `TrainConfig` alone parses and checks them, here, under `mlflow run` and in the notebook.
-    """
-    from normstudy.config import TrainConfig
-
-    options = []
-    for name, field in TrainConfig.model_fields.items():
-        choices = getattr(field.annotation, "__args__", ())  # of a `Literal`
-        metavar = "|".join(choices) or getattr(field.annotation, "__name__", "").upper()
-        panel = PANEL_OF[name]
-        option = typer.Option(metavar=metavar, help=field.description, rich_help_panel=panel)
-        annotation = Annotated[str | None, option]
-        default = None if optional else str(field.default)
-        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
-    return options
-
-
-def with_options(command: Callable[..., None], options: list[inspect.Parameter]) -> Callable[..., None]:
-    """The command with these options in place of its `**keywords`, which receive those that are not None."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-
-    def call(**values: Any) -> None:
-        command(**{name: value for name, value in values.items() if value is not None})
-
-    call.__doc__ = command.__doc__
-    call.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    return call

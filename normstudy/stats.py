@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import binomtest, bootstrap, permutation_test
+from scipy.stats import binomtest, t
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.weightstats import DescrStatsW
+from statsmodels.stats.power import TTestPower
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.001  # a tenth of a point of accuracy, 10 of MNIST's 10,000 test images: less is no reason to choose a layer
 ROUNDING = 12  # decimals of a difference of accuracies that count; what comes after is the error of the subtraction
+FEWEST_SEEDS = 3  # with two, a t interval is 13 times as wide as its standard error, and two may agree by chance
+MOST_SEEDS = 1_000  # beyond which nobody trains: `seeds_to_decide` gives none
 
 
 def accuracy_interval(errors: int, images: int) -> tuple[float, float]:
@@ -45,147 +47,226 @@ def paired_p_value(errors_a: Collection[int], errors_b: Collection[int]) -> floa
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def bootstrap_interval(
-    values: Float[np.ndarray, " n"], generator: np.random.Generator, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the mean of n values, one a seed, in their unit, that assumes no normal distribution.
-
-    Efron 1987, "Better Bootstrap Confidence Intervals" (BCa), by scipy, from 9,999 resamples that `generator` draws.
-    Too narrow for a handful of seeds. Values that all agree to `ROUNDING` decimals, where BCa is not defined, give
-    an interval of no width. Raises `ValueError` for fewer than two values.
-    """
-    if len(values) < 2:
-        raise ValueError(f"an interval of the mean needs two values or more, not {len(values)}")
-    if np.ptp(values) < 10.0**-ROUNDING:
-        return float(values[0]), float(values[0])
-    options: dict[str, Any] = {"method": "BCa", "n_resamples": 9_999, "confidence_level": confidence}
-    interval = bootstrap((values,), np.mean, rng=generator, vectorized=True, **options).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def paired_mean_p_value(differences: Float[np.ndarray, " n"], generator: np.random.Generator) -> float:
-    """Two-sided permutation test that two variants have the same mean, from their differences, one a seed.
-
-    Fisher 1935, "The Design of Experiments", by scipy: if the two are equal, each pair is as likely the other way
-    round. All 2^n ways are counted up to n = 13, beyond that 9,999 that `generator` draws. The smallest p-value that n
-    pairs can give is `smallest_paired_p_value`.
-    """
-
-    def mean(x: Any, y: Any, axis: int) -> Any:
-        return np.mean(x - y, axis=axis).round(ROUNDING)  # ways round that tie must tie exactly
-
-    pairs = differences, np.zeros_like(differences)
-    options: dict[str, Any] = {"permutation_type": "samples", "n_resamples": 9_999, "vectorized": True}
-    return float(permutation_test(pairs, mean, rng=generator, **options).pvalue)
-
-
-def smallest_paired_p_value(pairs: int) -> float:
-    """What `paired_mean_p_value` gives when every one of n pairs differs the same way: 2 / 2^n, or 2 / 10,000."""
-    return 2 / min(2**pairs, 10_000)
-
-
-class Verdict(StrEnum):
-    """What the seeds allow to say of two variants."""
-
-    BETTER = "better"
-    EQUIVALENT = "equivalent"
-    UNDECIDED = "undecided"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two variants on the same n seeds, one of several comparisons made together.
-
-    `difference` is the mean of a minus b over seeds, `low` and `high` its interval, all in the unit of the values; the
-    intervals of all `comparisons` hold at once with 95 %, and `p` is corrected for their number.
-    """
-
-    a: str
-    b: str
-    n: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    comparisons: int
-    verdict: Verdict
-
-    @property
-    def winner(self) -> str | None:
-        """The one with the higher mean where the verdict is that it is better, else None."""
-        if self.verdict is not Verdict.BETTER:
-            return None
-        return self.a if self.difference > 0 else self.b
-
-
-def compare(
-    values: pd.DataFrame, pairs: Sequence[tuple[str, str]], generator: np.random.Generator, *, margin: float = MARGIN
-) -> list[Comparison]:
-    """Each pair of variants on the same seeds; `values` has a row a seed and a column a variant, higher being better.
-
-    The intervals are `bootstrap_interval`'s at 1 - 0.05 / comparisons (Bonferroni), the p-values those of
-    `paired_mean_p_value`, corrected together by `holm`. Raises `ValueError` for an unknown variant, a missing value, or
-    fewer than two seeds.
-    """
-    if unknown := {name for pair in pairs for name in pair} - set(values.columns):
-        raise ValueError(f"unknown variant {min(unknown)!r}; choose from {list(values.columns)}")
-    missing = values.isna().stack()
-    if missing.any():
-        seed, name = missing.idxmax()
-        raise ValueError(f"seed {seed} of {name!r} has no value; a comparison needs every seed of every variant")
-    if not pairs:
-        return []
-    # a - b first, without the subtraction's error: to the permutation test, ways round that tie must tie exactly
-    differences = [(values[a] - values[b]).to_numpy(dtype=float).round(ROUNDING) for a, b in pairs]
-    confidence = 1 - SIGNIFICANCE / len(pairs)
-    intervals = [bootstrap_interval(difference, generator, confidence=confidence) for difference in differences]
-    single = [paired_mean_p_value(difference, generator) for difference in differences]
-    corrected = holm(single)
-    return [
-        Comparison(
-            a=a,
-            b=b,
-            n=len(difference),
-            difference=float(difference.mean()),
-            low=low,
-            high=high,
-            p=p,
-            comparisons=len(pairs),
-            verdict=decide(low, high, p, margin, tost_p=len(pairs) * tost_p_value(difference, margin)),
-        )
-        for (a, b), difference, (low, high), p in zip(pairs, differences, intervals, corrected, strict=True)
-    ]
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values of tests made together, corrected: Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure",
     by statsmodels."""
     return [float(p) for p in multipletests(p_values, alpha=SIGNIFICANCE, method="holm")[1]] if len(p_values) else []
 
 
-def tost_p_value(differences: Float[np.ndarray, " n"], margin: float) -> float:
-    """p-value of two one-sided t-tests that the mean is as far from 0 as the margin, or farther.
+def mean_interval(values: Float[np.ndarray, " n"], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of n values, one a seed, in their unit.
 
-    Schuirmann 1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach", by statsmodels.
+    Student 1908, "The Probable Error of a Mean": exact for normal values, and close to it for accuracies over ten
+    seeds, where the bootstrap's intervals are too narrow (95 % ones held the mean in 90 % of simulations). Values that
+    are all the same give an interval of no width. Raises `ValueError` for fewer than two values.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):  # differences that are all the same have no deviation
-        p = float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
-    return p if np.isfinite(p) else 1.0
+    if len(values) < 2:
+        raise ValueError(f"an interval of the mean needs two values or more, not {len(values)}")
+    mean, error = _mean_and_error(values)
+    reach = error * float(t.ppf((1 + confidence) / 2, len(values) - 1))
+    return mean - reach, mean + reach
 
 
-def decide(low: float, high: float, p: float, margin: float, *, tost_p: float) -> Verdict:
-    """The verdict on a difference whose interval and corrected p-value these are; `tost_p` is the corrected p-value
-    of `tost_p_value`.
+class Verdict(StrEnum):
+    """What the seeds allow to say of two variants."""
 
-    Equivalent where the interval lies strictly within the margin on both sides and `tost_p` is below 0.05: Lakens
-    2017, "Equivalence Tests". Both, because the bootstrap's intervals are too narrow for few seeds: of 5 normal
-    values a 95 % interval held the mean in 85 % of 150 simulations. Equivalence comes first: a difference smaller
-    than the margin matters to nobody, however certain it is, and with seeds enough every difference becomes certain.
-    Better where p is below 0.05 and the interval excludes 0: the difference is real and may matter. Undecided
-    otherwise, which is not a finding that the two are equal.
+    BETTER = "better"
+    WITHIN_MARGIN = "different, but within the margin"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two variants over n seeds each, one of several comparisons made together.
+
+    `difference` is the mean of a minus b, `low` and `high` its simultaneous 95 % interval, `error` its standard error,
+    all in the unit of the values. `p` is that of a difference, `tost_p` that of a difference as large as the margin or
+    larger; the adjusted ones are Bonferroni's, as the intervals are. `smallest_margin` is the smallest at which the two
+    would be equivalent. `freedom` are the degrees of freedom of the t-tests, n - 1 where the seeds are paired.
     """
-    if -margin < low and high < margin and tost_p < SIGNIFICANCE:
-        return Verdict.EQUIVALENT
-    if p < SIGNIFICANCE and not low <= 0 <= high:
-        return Verdict.BETTER
-    return Verdict.UNDECIDED
+
+    a: str
+    b: str
+    n: int
+    paired: bool
+    difference: float
+    error: float
+    freedom: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    tost_p: float
+    tost_p_adjusted: float
+    smallest_margin: float
+    margin: float
+    comparisons: int
+    verdict: Verdict
+    higher_is_better: bool = True
+
+    @property
+    def winner(self) -> str | None:
+        """The better one where the verdict is that one is, else None."""
+        if self.verdict is not Verdict.BETTER:
+            return None
+        return self.a if (self.difference > 0) == self.higher_is_better else self.b
+
+    @property
+    def deciding_p(self) -> float:
+        """The adjusted p-value that the verdict rests on: of equivalence where that is the verdict, else of a
+        difference."""
+        rests_on_difference = self.verdict in (Verdict.BETTER, Verdict.INCONCLUSIVE)
+        return self.p_adjusted if rests_on_difference else self.tost_p_adjusted
+
+
+def compare_pairs(
+    values: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    margin: float = MARGIN,
+    higher_is_better: bool = True,
+    paired: bool = True,
+) -> list[Comparison]:
+    """Each pair of variants; `values` has a row a seed and a column a variant, not a number where there is none.
+
+    Student's t on the paired differences where the two share at least half of their seeds; else, or not `paired`,
+    Welch 1947, "The Generalization of 'Student's' Problem", on all seeds of each. Simultaneous over all pairs by
+    Bonferroni, intervals and p-values alike, so that a verdict and its interval never disagree. Raises `ValueError` for
+    an unknown variant.
+    """
+    if unknown := {name for pair in pairs for name in pair} - set(values.columns):
+        raise ValueError(f"unknown variant {min(unknown)!r}; choose from {list(values.columns)}")
+    found = []
+    for a, b in pairs:
+        # without the subtraction's error, so that equal differences are equal
+        shared = (values[a] - values[b]).dropna().to_numpy(dtype=float).round(ROUNDING)
+        each = values[a].dropna().to_numpy(dtype=float), values[b].dropna().to_numpy(dtype=float)
+        if by_seed := paired and 2 * len(shared) >= min(map(len, each)) and len(shared) > 1:
+            estimate = len(shared), *_mean_and_error(shared), len(shared) - 1.0
+        else:
+            estimate = _welch(*each)
+        options: dict[str, Any] = {"paired": by_seed, "margin": margin, "higher_is_better": higher_is_better}
+        found.append(_comparison(a, b, *estimate, comparisons=len(pairs), **options))
+    return found
+
+
+def _mean_and_error(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Mean and its standard error, 0 for values that are all the same; not a number for fewer than one or two."""
+    if not len(values):
+        return math.nan, math.nan
+    if np.ptp(values) < 10.0**-ROUNDING:
+        return float(values[0]), math.nan if len(values) < 2 else 0.0
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _welch(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> tuple[int, float, float, float]:
+    """The smaller count of seeds, the difference of the means, its standard error, and its degrees of freedom."""
+    (mean_a, error_a), (mean_b, error_b) = _mean_and_error(a), _mean_and_error(b)
+    variance = error_a**2 + error_b**2
+    n = min(len(a), len(b))
+    if not variance > 0:
+        return n, mean_a - mean_b, math.sqrt(variance) if variance == 0 else math.nan, float(len(a) + len(b) - 2)
+    freedom = variance**2 / (error_a**4 / (len(a) - 1) + error_b**4 / (len(b) - 1))
+    return n, mean_a - mean_b, math.sqrt(variance), freedom
+
+
+def _comparison(
+    a: str,
+    b: str,
+    n: int,
+    difference: float,
+    error: float,
+    freedom: float,
+    *,
+    paired: bool,
+    margin: float,
+    comparisons: int,
+    higher_is_better: bool,
+) -> Comparison:
+    p, tost_p = difference_p_value(difference, error, freedom), tost_p_value(difference, error, freedom, margin)
+    p_adjusted, tost_p_adjusted = min(1.0, comparisons * p), min(1.0, comparisons * tost_p)
+    reach = error * float(t.isf(SIGNIFICANCE / 2 / comparisons, freedom)) if freedom >= 1 else math.nan
+    one_sided = error * float(t.isf(SIGNIFICANCE / comparisons, freedom)) if freedom >= 1 else math.nan
+    return Comparison(
+        a=a,
+        b=b,
+        n=n,
+        paired=paired,
+        difference=difference,
+        error=error,
+        freedom=freedom,
+        low=difference - reach,
+        high=difference + reach,
+        p=p,
+        p_adjusted=p_adjusted,
+        tost_p=tost_p,
+        tost_p_adjusted=tost_p_adjusted,
+        smallest_margin=abs(difference) + one_sided,
+        margin=margin,
+        comparisons=comparisons,
+        verdict=decide(p_adjusted, tost_p_adjusted) if n >= FEWEST_SEEDS else Verdict.INCONCLUSIVE,
+        higher_is_better=higher_is_better,
+    )
+
+
+def difference_p_value(difference: float, error: float, freedom: float) -> float:
+    """Two-sided t-test that a mean difference with this standard error is 0.
+
+    Where n differences are all the same, and t is not defined, that of the sign test: each of them is as likely the
+    other way round, 2 / 2^n.
+    """
+    if math.isnan(error) or difference == 0:
+        return 1.0
+    return float(2 * t.sf(abs(difference) / error, freedom)) if error else 2.0**-freedom
+
+
+def tost_p_value(difference: float, error: float, freedom: float, margin: float) -> float:
+    """p-value of two one-sided t-tests that the mean difference is as far from 0 as the margin, or farther.
+
+    Schuirmann 1987, "A Comparison of the Two One-Sided Tests Procedure and the Power Approach". Where n differences
+    are all the same, 1 / 2^n within the margin, else 1.
+    """
+    if math.isnan(error):
+        return 1.0
+    if not error:
+        return 2.0 ** -(freedom + 1) if abs(difference) < margin else 1.0
+    return float(t.sf((margin - abs(difference)) / error, freedom))
+
+
+def decide(p: float, tost_p: float) -> Verdict:
+    """The verdict on a pair, of the adjusted p-values of a difference and of equivalence.
+
+    Lakens 2017, "Equivalence Tests": a difference may be certain and smaller than the margin; then it is real and
+    matters to nobody. Inconclusive is not a finding that the two are equal.
+    """
+    different, equivalent = p < SIGNIFICANCE, tost_p < SIGNIFICANCE
+    if equivalent:
+        return Verdict.WITHIN_MARGIN if different else Verdict.EQUIVALENT
+    return Verdict.BETTER if different else Verdict.INCONCLUSIVE
+
+
+def seeds_to_decide(pair: Comparison) -> int | None:
+    """About how many seeds in all would give a verdict on an inconclusive pair, if difference and standard deviation
+    stayed as they are; None where `MOST_SEEDS` would not."""
+    if pair.verdict is not Verdict.INCONCLUSIVE or not pair.error > 0:
+        return None
+    n = np.arange(max(pair.n, FEWEST_SEEDS - 1) + 1, MOST_SEEDS + 1)
+    freedom = pair.freedom * (n - 1) / max(pair.n - 1, 1)
+    statistic = np.sqrt(n / pair.n) / pair.error
+    different = 2 * t.sf(abs(pair.difference) * statistic, freedom)
+    equivalent = t.sf((pair.margin - abs(pair.difference)) * statistic, freedom)
+    decided = n[np.minimum(different, equivalent) * pair.comparisons < SIGNIFICANCE]
+    return int(decided[0]) if len(decided) else None
+
+
+def seeds_for_power(deviation: float, margin: float, *, comparisons: int = 1, power: float = 0.8) -> int | None:
+    """How many pairs show a difference of the margin with this power, where paired differences have this standard
+    deviation; None where `MOST_SEEDS` don't. Two-sided t-test at 0.05 / comparisons, by statsmodels. Raises
+    `ValueError` unless both are above 0.
+    """
+    if not (deviation > 0 and margin > 0):
+        raise ValueError(f"deviation {deviation} and margin {margin} must be above 0")
+    n = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1)
+    reached = TTestPower().power(min(margin / deviation, 30), n, SIGNIFICANCE / comparisons) >= power
+    return int(n[reached][0]) if reached.any() else None

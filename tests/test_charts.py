@@ -15,17 +15,16 @@ from matplotlib.patches import Rectangle
 from normstudy import report
 from normstudy.config import TrainConfig
 from normstudy.report import charts, error_charts
-from normstudy.stats import Comparison, Verdict
+from normstudy.stats import Verdict, compare_pairs
 
 NOTE = "MNIST, 10,000 test images; n = 2 seeds each"
 RUNS = pd.DataFrame(
     {"group": ["GN", "GN", "BN", "BN"], "seed": [0, 1, 0, 1], "test_accuracy": [0.994, 0.996, 0.99, np.nan]}
 )
 INTERVALS = {"GN": (0.9935, 0.9965), "BN": (0.99, 0.99)}
-PAIR = Comparison(
-    a="GN", b="BN", n=10, difference=0.002, low=0.0015, high=0.0025, p=0.0004, comparisons=1, verdict=Verdict.BETTER
-)
-NO_PAIR = replace(PAIR, n=7, difference=np.nan, low=np.nan, high=np.nan, p=np.nan, verdict=Verdict.UNDECIDED)
+TWO = pd.DataFrame({"GN": 0.992 + 1e-5 * (np.arange(10) - 4.5), "BN": np.full(10, 0.99)})
+PAIR = replace(compare_pairs(TWO, [("GN", "BN")])[0], low=0.0015, high=0.0025)
+NO_PAIR = replace(PAIR, n=7, difference=np.nan, low=np.nan, high=np.nan, p=np.nan, verdict=Verdict.INCONCLUSIVE)
 SWEEP = pd.DataFrame(
     [
         {"group": group, "seed": seed, "l1": l1, "test_accuracy": 0.99 + 0.002 * seed, "epochs": 4.0, "diverged": False}

@@ -80,9 +80,9 @@ def test_ranking_stands_best_first_with_each_pairs_verdict() -> None:
         "BN + L1 is better than GN; LN is better than BN + L1."
     )
     assert [text.split(" points")[0] for text in each] == [
-        "GN minus LN -1.00",
-        "GN minus BN + L1 -0.50",
-        "LN minus BN + L1 +0.50",
+        "GN minus LN -1.000",
+        "GN minus BN + L1 -0.500",
+        "LN minus BN + L1 +0.500",
     ]
 
 

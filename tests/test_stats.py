@@ -1,24 +1,29 @@
 """Intervals and paired tests, against values worked out by hand."""
 
 import math
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+from scipy.stats import sem, t, ttest_ind, ttest_rel
+from statsmodels.stats.weightstats import ttost_paired
 
 from normstudy.stats import (
     MARGIN,
+    Comparison,
     Verdict,
     accuracy_interval,
-    bootstrap_interval,
-    compare,
+    binomial_deviation,
+    compare_pairs,
     decide,
-    paired_mean_p_value,
+    difference_p_value,
+    holm,
+    mean_interval,
     paired_p_value,
-    smallest_paired_p_value,
+    seeds_for_power,
+    seeds_to_decide,
     tost_p_value,
 )
 
@@ -42,128 +47,180 @@ def test_paired_test_is_the_exact_binomial_of_the_images_that_one_alone_gets_wro
     assert paired_p_value(shared | {1, 2, 3}, shared | {4, 5, 6}) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("pairs", [2, 5, 10, 100])
-def test_paired_means_that_all_differ_the_same_way_have_the_smallest_p_value(pairs: int) -> None:
-    b = np.random.default_rng(0).uniform(size=pairs)
-    p = paired_mean_p_value((b + 0.01) - b, np.random.default_rng(0))
-    assert p == pytest.approx(smallest_paired_p_value(pairs))
-    assert paired_mean_p_value(b - (b + 0.01), np.random.default_rng(0)) == pytest.approx(p)
+def test_same_errors_give_no_evidence() -> None:
+    assert paired_p_value({1, 2}, {1, 2}) == 1.0
+    assert paired_p_value(set(), set()) == 1.0
 
 
-def test_paired_means_are_counted_over_all_ways_round() -> None:
-    # sums of +-1 +-2 +-3: 8 ways, of which 0, 0, 2, -2, 4, -4, 6, -6; at least 4 in size: 4 of 8
-    assert paired_mean_p_value(np.array([-1.0, 2.0, 3.0]), np.random.default_rng(0)) == 4 / 8
+def test_binomial_deviation_is_that_of_a_count_of_errors() -> None:
+    assert binomial_deviation(0.99, 10_000) == pytest.approx(math.sqrt(10_000 * 0.99 * 0.01) / 10_000)
+    assert binomial_deviation(1.0, 10_000) == 0
 
 
-def test_bootstrap_interval_is_the_one_that_was_reported() -> None:
-    values = np.random.default_rng(3).exponential(size=12)
-    assert bootstrap_interval(values, np.random.default_rng(0)) == pytest.approx((0.4399193878, 1.6493375839))
+def one_pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, **options: Any) -> Comparison:
+    """The comparison of two variants whose accuracies lie this many points above 99 %."""
+    [found] = compare_pairs(accuracies(a=a, b=b), [("a", "b")], **options)
+    return found
+
+
+def test_p_values_of_several_tests_are_corrected_by_holms_steps() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_interval_of_a_mean_is_students() -> None:
+    values = np.array([0.1, 0.4, 0.2, 0.7])
+    assert mean_interval(values) == pytest.approx(t.interval(0.95, 3, loc=values.mean(), scale=sem(values)))
+    wide, narrow = mean_interval(values, confidence=0.995), mean_interval(values)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.1, 0.1], [0.3, 0.1 + 0.2, 0.3]], ids=["equal", "equal but for rounding"])
-def test_bootstrap_interval_of_equal_values_has_no_width(values: list[float]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        interval = bootstrap_interval(np.array(values), np.random.default_rng(0))
-    assert interval == (values[0], values[0])
+def test_interval_of_equal_values_has_no_width(values: list[float]) -> None:
+    assert mean_interval(np.array(values)) == (values[0], values[0])
+
+
+def test_interval_of_one_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs two values or more, not 1"):
+        mean_interval(np.array([0.5]))
+
+
+@pytest.mark.parametrize("confidence", [0.95, 1 - 0.05 / 3])
+def test_intervals_hold_the_mean_as_often_as_they_say(confidence: float) -> None:
+    """Of ten accuracies, each the share of 10,000 images whose errors are drawn independently, as seeds' errors are."""
+    means = 1 - np.random.default_rng(0).binomial(10_000, 0.005, size=(20_000, 10)) / 10_000
+    held = [low <= 0.995 <= high for low, high in (mean_interval(values, confidence=confidence) for values in means)]
+    assert np.mean(held) == pytest.approx(confidence, abs=0.01)
+
+
+def test_equal_variants_are_seldom_told_apart_and_two_margins_are_found_as_often_as_planned() -> None:
+    generator, n = np.random.default_rng(0), seeds_for_power(0.0007, 2 * MARGIN)
+    assert n is not None
+    noise = generator.normal(0, 0.0007, size=(2_000, n))
+
+    def found(shift: float) -> float:
+        tables = (pd.DataFrame({"a": 0.99 + shift + row, "b": 0.99}) for row in noise)
+        return float(np.mean([compare_pairs(one, [("a", "b")])[0].p < 0.05 for one in tables]))
+
+    assert found(0.0) <= 0.065  # 5 %, and three standard errors of 2,000 studies
+    assert found(2 * MARGIN) >= 0.78
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p", "verdict"),
+    ("p", "tost_p", "verdict"),
     [
-        (-0.0009, 0.0009, 1.0, Verdict.EQUIVALENT),
-        (0.0002, 0.0009, 0.001, Verdict.EQUIVALENT),  # certain, and too small to matter
-        (0.0002, MARGIN, 0.001, Verdict.BETTER),
-        (-MARGIN, -0.0002, 0.001, Verdict.BETTER),
-        (-MARGIN, 0.0009, 1.0, Verdict.UNDECIDED),
-        (0.0002, 0.002, 0.05, Verdict.UNDECIDED),
-        (0.0, 0.002, 0.001, Verdict.UNDECIDED),
-        (-0.002, 0.0, 0.001, Verdict.UNDECIDED),
+        (1.0, 0.049, Verdict.EQUIVALENT),
+        (0.001, 0.001, Verdict.WITHIN_MARGIN),  # certain, and too small to matter
+        (0.049, 0.05, Verdict.BETTER),
+        (0.05, 0.05, Verdict.INCONCLUSIVE),
     ],
 )
-def test_equivalent_comes_first_then_better_then_undecided(low: float, high: float, p: float, verdict: Verdict) -> None:
-    assert decide(low, high, p, MARGIN, tost_p=0.0) is verdict
+def test_verdict_rests_on_both_tests(p: float, tost_p: float, verdict: Verdict) -> None:
+    assert decide(p, tost_p) is verdict
 
 
-def test_a_sure_difference_of_the_margin_or_more_makes_one_better() -> None:
-    [one] = compare(accuracies(a=np.full(10, 0.1), b=np.zeros(10)), [("a", "b")], np.random.default_rng(0))
-    assert (one.low, one.difference, one.high) == pytest.approx((0.001, 0.001, 0.001))
-    assert (one.verdict, one.winner, one.n) == (Verdict.BETTER, "a", 10)
-    assert one.p == pytest.approx(2 / 2**10)
-    [other] = compare(accuracies(a=np.zeros(10), b=np.full(10, 0.1)), [("a", "b")], np.random.default_rng(0))
-    assert (other.verdict, other.winner) == (Verdict.BETTER, "b")
-
-
-def test_a_sure_difference_below_the_margin_is_equivalent_and_keeps_its_p_value() -> None:
-    values = accuracies(a=np.full(10, 0.09), b=np.zeros(10))
-    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
-    assert (one.verdict, one.winner) == (Verdict.EQUIVALENT, None)
-    assert one.p == pytest.approx(2 / 2**10)
-    [strict] = compare(values, [("a", "b")], np.random.default_rng(0), margin=0.0005)
-    assert (strict.verdict, strict.winner) == (Verdict.BETTER, "a")
-
-
-def test_five_seeds_can_not_show_a_difference_however_large() -> None:
-    [one] = compare(accuracies(a=np.full(5, 0.9), b=np.zeros(5)), [("a", "b")], np.random.default_rng(0))
-    assert one.verdict is Verdict.UNDECIDED
-    assert one.p == pytest.approx(smallest_paired_p_value(5))
-
-
-def test_p_values_are_corrected_by_holms_steps() -> None:
-    # of 10 equal differences 0, 1 or 2 point the other way: 1, 1 + 10, 1 + 10 + 45 of 1,024 ways at least as far, twice
-    values = accuracies(none=[1] * 10, one=[1] * 9 + [-1], two=[1] * 8 + [-1] * 2, base=[0] * 10)
-    found = compare(values, [("two", "base"), ("none", "base"), ("one", "base")], np.random.default_rng(0))
-    assert [each.p for each in found] == pytest.approx([112 / 1024, 3 * 2 / 1024, 2 * 22 / 1024])
-    assert {each.comparisons for each in found} == {3}
-
-
-def test_intervals_of_several_comparisons_hold_at_once() -> None:
+def test_verdict_and_interval_never_disagree() -> None:
     generator = np.random.default_rng(0)
-    values = accuracies(a=generator.normal(size=12), b=generator.normal(size=12), c=generator.normal(size=12))
-    first = compare(values, [("a", "b"), ("a", "c"), ("b", "c")], np.random.default_rng(1))[0]
-    differences = (values["a"] - values["b"]).to_numpy()
-    expected = bootstrap_interval(differences, np.random.default_rng(1), confidence=1 - 0.05 / 3)
-    assert (first.low, first.high) == pytest.approx(expected)
+    seen = set()
+    for shift in np.linspace(-0.15, 0.15, 61):
+        values = accuracies(a=shift + 0.05 * generator.normal(size=10), b=np.zeros(10), c=0.01 * np.arange(10))
+        pair = compare_pairs(values, [("a", "b"), ("a", "c"), ("b", "c")])[0]
+        excludes_zero = not pair.low <= 0 <= pair.high
+        assert (pair.p_adjusted < 0.05) == excludes_zero
+        assert (pair.tost_p_adjusted < 0.05) == (pair.smallest_margin < MARGIN)
+        seen.add(pair.verdict)
+    assert seen == {*Verdict}
 
 
-def test_ways_round_that_tie_are_counted_although_accuracies_are_rounded() -> None:
-    generator = np.random.default_rng(1)
-    errors_a = generator.integers(30, 70, size=10)
-    errors_b = errors_a + generator.integers(-8, 12, size=10)
-    values = pd.DataFrame({"a": 1 - errors_a / 10_000, "b": 1 - errors_b / 10_000})
-    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
-    assert one.p == paired_mean_p_value((errors_a - errors_b).astype(float), np.random.default_rng(0))
+def test_sure_difference_of_more_than_the_margin_makes_one_better() -> None:
+    noise = 0.01 * np.arange(10)
+    assert one_pair(0.3 + noise, np.zeros(10)).winner == "a"
+    assert one_pair(np.zeros(10), 0.3 + noise).winner == "b"
+    assert one_pair(0.3 + noise, np.zeros(10), higher_is_better=False).winner == "b"
 
 
-def test_comparisons_with_holes_are_refused() -> None:
-    values = accuracies(a=[1, 2, 3], b=[1, 2, np.nan]).set_axis([7, 8, 9])
-    with pytest.raises(ValueError, match="seed 9 of 'b' has no value"):
-        compare(values, [("a", "b")], np.random.default_rng(0))
+def test_swapping_the_two_mirrors_the_comparison() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 12)) * 0.2 + [[0.3], [0.0]]
+    one, other = one_pair(a, b), one_pair(b, a)
+    assert (other.difference, other.low, other.high) == pytest.approx((-one.difference, -one.high, -one.low))
+    assert (other.p, other.tost_p) == pytest.approx((one.p, one.tost_p))
+    assert (one.winner, other.winner) == ("a", "b")
+
+
+def test_paired_test_and_equivalence_are_those_of_scipy_and_statsmodels() -> None:
+    a, b = np.random.default_rng(3).normal(0.99, 0.001, size=(2, 8))
+    [pair] = compare_pairs(pd.DataFrame({"a": a, "b": b}), [("a", "b")])
+    assert pair.p == pytest.approx(ttest_rel(a, b).pvalue)
+    assert pair.tost_p == pytest.approx(ttost_paired(a, b, -MARGIN, MARGIN)[0])
+
+
+def test_variants_that_share_few_seeds_are_compared_by_welchs_test() -> None:
+    a, b = np.random.default_rng(3).normal(0.99, [[0.001], [0.003]], size=(2, 8))
+    [pair] = compare_pairs(pd.DataFrame({"a": a, "b": b}), [("a", "b")], paired=False)
+    assert not pair.paired
+    assert pair.p == pytest.approx(ttest_ind(a, b, equal_var=False).pvalue)
+    apart = pd.DataFrame({"a": [*a, *[np.nan] * 7], "b": [*[np.nan] * 7, *b]})  # one seed in common
+    [other] = compare_pairs(apart, [("a", "b")])
+    assert not other.paired
+    assert other.p == pytest.approx(pair.p)
+
+
+def test_variants_are_paired_on_the_seeds_that_both_have() -> None:
+    values = accuracies(a=[0.1, 0.2, 0.4, np.nan], b=[0.0, 0.2, 0.1, 0.9])
+    [pair] = compare_pairs(values, [("a", "b")])
+    assert (pair.n, pair.paired) == (3, True)
+    assert pair.difference == pytest.approx((0.1 + 0.0 + 0.3) / 3 / 100)
+
+
+def test_several_comparisons_are_adjusted_together() -> None:
+    values = accuracies(a=[0.3, 0.1, 0.4, 0.2], b=[0.1, 0.0, 0.3, 0.0], c=[0.2, 0.5, 0.1, 0.0])
+    alone = compare_pairs(values, [("a", "b")])[0]
+    together = compare_pairs(values, [("a", "b"), ("a", "c"), ("b", "c")])[0]
+    assert together.p == alone.p
+    assert together.p_adjusted == pytest.approx(min(1, 3 * alone.p))
+    assert together.low < alone.low < alone.high < together.high
+
+
+def test_differences_that_are_all_the_same_have_the_p_value_of_the_sign_test() -> None:
+    pair = one_pair(np.full(10, 0.2), np.zeros(10))
+    assert (pair.low, pair.difference, pair.high) == pytest.approx((0.002, 0.002, 0.002))
+    assert pair.p == pytest.approx(2 / 2**10)
+    assert pair.winner == "a"
+    assert one_pair(np.full(10, 0.05), np.zeros(10)).tost_p == pytest.approx(1 / 2**10)
+    assert one_pair(np.full(3, 0.2), np.zeros(3)).verdict is Verdict.INCONCLUSIVE
+    assert one_pair(np.zeros(10), np.zeros(10)).verdict is Verdict.EQUIVALENT
+
+
+def test_two_seeds_decide_nothing() -> None:
+    assert one_pair([5.0, 5.1], [0.0, 0.0]).verdict is Verdict.INCONCLUSIVE
+    one = one_pair([5.0], [0.0])
+    assert (one.verdict, one.p) == (Verdict.INCONCLUSIVE, 1.0)
+
+
+def test_unknown_variant_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown variant 'c'; choose from \['a', 'b'\]"):
-        compare(values, [("a", "c")], np.random.default_rng(0))
-    with pytest.raises(ValueError, match="needs two values or more, not 1"):
-        compare(values[:1], [("a", "b")], np.random.default_rng(0))
+        compare_pairs(accuracies(a=[1, 2, 3], b=[1, 2, 3]), [("a", "c")])
 
 
-@pytest.mark.parametrize(("tost_p", "verdict"), [(0.049, Verdict.EQUIVALENT), (0.05, Verdict.UNDECIDED)])
-def test_equivalence_needs_the_one_sided_tests_too(tost_p: float, verdict: Verdict) -> None:
-    assert decide(-0.0005, 0.0005, 1.0, MARGIN, tost_p=tost_p) is verdict
+def test_seeds_that_would_decide_are_enough_and_one_less_is_not() -> None:
+    values = np.random.default_rng(1).normal(0.05, 0.2, size=8)
+    pair = one_pair(values, np.zeros(8))
+    n = seeds_to_decide(pair)
+    assert pair.verdict is Verdict.INCONCLUSIVE
+    assert n is not None
+
+    def decided(seeds: int) -> bool:
+        error = pair.error * math.sqrt(8 / seeds)
+        p = difference_p_value(pair.difference, error, seeds - 1.0)
+        return decide(p, tost_p_value(pair.difference, error, seeds - 1.0, MARGIN)) is not Verdict.INCONCLUSIVE
+
+    assert decided(n)
+    assert not decided(n - 1)
+    assert seeds_to_decide(one_pair(1 + values, np.zeros(8))) is None
 
 
-def test_one_sided_tests_are_students() -> None:
-    values = np.array([0.0002, -0.0001, 0.0003, 0.0, 0.0001])
-    mean, error = values.mean(), values.std(ddof=1) / 5**0.5
-    assert tost_p_value(values, 0.001) == pytest.approx(t.cdf((mean - 0.001) / error, 4))
-    assert tost_p_value(values, 0.0001) == pytest.approx(t.cdf((mean - 0.0001) / error, 4))
-
-
-def test_differences_that_are_all_the_same_are_judged_without_a_warning() -> None:
-    assert tost_p_value(np.zeros(5), 0.001) == 0.0
-    assert tost_p_value(np.full(5, 0.002), 0.001) == 1.0
-
-
-def test_three_seeds_close_together_are_not_yet_equivalent() -> None:
-    values = pd.DataFrame({"a": [0.9951, 0.9959, 0.9949], "b": [0.9950, 0.9951, 0.9952]})
-    [one] = compare(values, [("a", "b")], np.random.default_rng(0))
-    assert max(-one.low, one.high) < MARGIN
-    assert one.verdict is Verdict.UNDECIDED
+def test_power_needs_a_deviation_and_a_margin() -> None:
+    assert seeds_for_power(1e-9, 0.1) == 3
+    assert seeds_for_power(0.1, 1e-4) is None
+    with pytest.raises(ValueError, match="must be above 0"):
+        seeds_for_power(0.0, 0.1)

@@ -21,7 +21,7 @@ from normstudy.report.pages import answer, answer_block
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables
 from normstudy.report.text import spans
-from normstudy.stats import Verdict, bootstrap_interval
+from normstudy.stats import Verdict, mean_interval
 from normstudy.tracking import Metric, Tag
 
 VARIANTS = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
@@ -39,7 +39,7 @@ def test_every_seed_of_a_variant_is_used(store: str) -> None:
     assert set(results["run_id"]) == set(logged)
     for group, rows in results.groupby("group"):
         accuracies = [logged[run_id].data.metrics[Metric.TEST_ACCURACY] for run_id in rows["run_id"]]
-        low, high = bootstrap_interval(np.array(accuracies), np.random.default_rng(0))
+        low, high = mean_interval(np.array(accuracies))
         interval = f"{100 * np.mean(accuracies):.2f} % ({100 * low:.2f} to {100 * high:.2f})"
         assert f"| {group} | 3 | 7,522 | {interval} |" in block
     assert "mean test accuracy of n = 3 runs each, seeds 0 to 2, last epoch." in block
@@ -121,13 +121,13 @@ def test_seeds_are_compared_in_pairs() -> None:
     tables = tables_from({"A": a, "B": B})
     [pair] = comparisons(tables)
     assert (pair.winner, pair.n) == ("A", 8)
-    assert pair.p == pytest.approx(2 / 2**8)
-    low, high = bootstrap_interval(np.subtract(B, a) / 10_000, np.random.default_rng(0))
+    low, high = mean_interval(np.subtract(B, a) / 10_000)
     assert [pair.low, pair.high] == pytest.approx([low, high])
-    text, interval = answer(tables), f"{100 * low:+.2f} to {100 * high:+.2f}"
-    assert f"\n- A minus B +0.21 points ({interval}; p = 0.008; n = 8 pairs): **A is better**.\n" in text
+    text, interval = answer(tables), f"{100 * low:+.3f} to {100 * high:+.3f}"
+    measured = f"A minus B +0.213 points ({interval}; n = 8 pairs; difference p < 0.001; equivalence p > 0.999)"
+    assert f"\n- {measured}: **A is better** (smallest margin of equivalence 0.236 points).\n" in text
     assert "- **Which?** A is better than B.\n" in text
-    assert "- **By how much?** At most 0.21 points in the mean: A minus B +0.21 points (" in text
+    assert "- **By how much?** At most 0.213 points in the mean: A minus B +0.213 points (" in text
     assert "- **Errors.** 20 images are misclassified by all 16 runs; 80 by at least one.\n" in text
 
 
@@ -136,20 +136,20 @@ def test_seeds_are_compared_in_pairs() -> None:
     [
         ([20, 20, 20, 20, 20, 20, 20, 30], Verdict.BETTER, "A is better than B"),
         ([-20, -20, -20, -20, -20, -20, -20, -30], Verdict.BETTER, "B is better than A"),
-        ([2, 2, 2, 2, 2, 2, 2, 3], Verdict.EQUIVALENT, "A and B are equivalent"),
-        ([30, -30, 30, -30, 30, -30, 30, -29], Verdict.UNDECIDED, "between A and B it is undecided"),
+        ([2, -2, 2, -2, 2, -2, 2, -3], Verdict.EQUIVALENT, "A and B are equivalent"),
+        ([5, 5, 6, 5, 5, 5, 6, 5], Verdict.WITHIN_MARGIN, "A and B are different, but within the margin"),
+        ([30, -30, 30, -30, 30, -30, 30, -29], Verdict.INCONCLUSIVE, "A against B is inconclusive"),
     ],
 )
-def test_the_answer_says_one_of_three_verdicts(fewer: list[int], verdict: Verdict, words: str) -> None:
+def test_the_answer_says_one_of_four_verdicts(fewer: list[int], verdict: Verdict, words: str) -> None:
     tables = tables_from({"A": np.subtract(B, fewer).tolist(), "B": B})
     assert [pair.verdict for pair in comparisons(tables)] == [verdict]
     assert f"- **Which?** {words}." in answer(tables)
 
 
 def test_too_few_seeds_are_called_so() -> None:
-    text = answer(tables_from({"A": [10, 20, 30], "B": [90, 95, 99]}))
-    assert "p = 0.250; n = 3 pairs): **undecided**.\n- 3 seeds are too few for this test to show a difference: " in text
-    assert "its smallest p is 0.25.\n" in text
+    text = answer(tables_from({"A": [10, 20], "B": [90, 95]}))
+    assert "**inconclusive**.\n- 2 seeds are too few for a verdict, which needs 3.\n" in text
 
 
 def test_groups_with_other_seeds_are_not_tested() -> None:
@@ -159,7 +159,7 @@ def test_groups_with_other_seeds_are_not_tested() -> None:
     assert text.count("Not tested: the groups were not trained with the same seeds.") == 1
     assert "| B | 1 | 7,522 | 99.40 % (99.23 to 99.53) |" in text  # Wilson's interval
     assert "of n = 1 to 3 runs each, seeds 0 to 2, on 10,000" in text
-    assert "(bootstrap), that of a single run of the sampling of images (Wilson)." in text
+    assert "(Student's t), that of a single run of the sampling of images (Wilson)." in text
 
 
 def test_p_values_of_single_runs_are_corrected_for_their_number() -> None:

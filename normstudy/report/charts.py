@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, Locator, LogLocator, NullLocator
 
 from normstudy.figures import Style, norm_styles, setting_styles
+from normstudy.report.text import p_value
 from normstudy.stats import MARGIN, SIGNIFICANCE, Comparison
 
 DARK = "#333333"
@@ -139,7 +140,7 @@ def differences(comparisons: Sequence[Comparison], note: str) -> Figure:
             reach = _reach(middle, low, high)
             axes.errorbar([middle], [row], xerr=reach, color="#000000", marker="o", markersize=5, capsize=3)
             verdict = f"{pair.winner} better" if pair.winner else pair.verdict
-            text = f"{verdict}, {'p < 0.001' if pair.p < 0.001 else f'p = {pair.p:.3f}'}"
+            text = f"{verdict}, p {p_value(pair.deciding_p)}"
         else:
             axes.plot([0.015], [row], "x", color="#000000", transform=side)
             text, entries[1:] = "diverged", [entry("diverged", "x")]

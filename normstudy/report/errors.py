@@ -15,6 +15,7 @@ from normstudy.report import error_charts
 from normstudy.report.groups import Facts, curve_figures, finished, mean_accuracies, note, seeds_figures
 from normstudy.report.sweeps import GOAL, epochs_to_goal
 from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
+from normstudy.report.variance import two_samples
 from normstudy.tracking import Metric
 
 CLASS_COUNTS = dict(enumerate((980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)))  # of MNIST's test images
@@ -203,6 +204,7 @@ def errors_facts(tables: Tables) -> Facts:
         "gained": max(best[group] - accuracies[group] for group in best),
         "goal": GOAL,
         "epochs_to_goal": first.agg(lambda epochs: epochs.mean(skipna=False)).to_dict(),
+        "samples": two_samples(tables),
     }
 
 

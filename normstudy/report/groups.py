@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,11 +18,10 @@ from normstudy.stats import (
     Comparison,
     accuracy_interval,
     binomial_deviation,
-    bootstrap_interval,
-    compare,
+    compare_pairs,
     holm,
+    mean_interval,
     paired_p_value,
-    smallest_paired_p_value,
 )
 from normstudy.tracking import Metric
 
@@ -50,10 +48,9 @@ def note(tables: Tables, bars: str = "") -> str:
 
 
 def intervals(results: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """The 95 % bootstrap interval of each group's mean test accuracy over seeds."""
-    generator = np.random.default_rng(0)
+    """The 95 % interval of each group's mean test accuracy over seeds."""
     values = results.groupby("group", sort=False)["test_accuracy"]
-    return {str(group): bootstrap_interval(rows.to_numpy(), generator) for group, rows in values if len(rows) > 1}
+    return {str(group): mean_interval(rows.to_numpy()) for group, rows in values if len(rows) > 1}
 
 
 def mean_accuracies(tables: Tables) -> dict[str, float]:
@@ -68,19 +65,19 @@ def comparisons(tables: Tables, pairs: Sequence[Pair] | None = None) -> list[Com
     if values is None or len(values) < 2:
         return []
     chosen = list(combinations(values.columns, 2)) if pairs is None else pairs
-    return compare(values, chosen, np.random.default_rng(0))
+    return compare_pairs(values, chosen)
 
 
 def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Figure]:
     """Each group's seeds and mean beside the noise of the test images; the paired differences where there are any."""
     results, found = tables.results, comparisons(tables, pairs)
     noise = binomial_deviation(float(results["test_accuracy"].mean()), TEST_IMAGES)
-    said = note(tables, "bars: 95 % bootstrap interval of the mean")
+    said = note(tables, "bars: 95 % interval of the mean (t)")
     figures = {"means": charts.means(results, said, intervals=intervals(results), noise=noise)}
     if found:
-        bars = "bar: 95 % bootstrap interval of the mean difference"
+        bars = "bar: 95 % interval of the mean difference (t)"
         if len(found) > 1:
-            bars = f"bars: bootstrap intervals that hold together for all {len(found)} pairs with 95 %"
+            bars = f"bars: simultaneous 95 % intervals of all {len(found)} pairs (t)"
         figures["differences"] = charts.differences(found, note(tables, bars))
     return figures
 
@@ -185,7 +182,6 @@ def summary_facts(tables: Tables) -> Facts:
         "pairs": pairs,
         "widest": max(pairs, key=lambda pair: abs(pair.difference), default=None),
         "significance": SIGNIFICANCE,
-        "smallest_p": len(pairs) * smallest_paired_p_value(pairs[0].n) if pairs else None,
         "tests": [] if several else tests_of_images(tables),
         "deviations": (deviations.min(), deviations.max()),
         "binomial": binomial_deviation(float(by_group["test_accuracy"].mean().mean()), TEST_IMAGES),
@@ -245,4 +241,4 @@ def _accuracy_interval(runs: pd.DataFrame) -> tuple[float, float]:
     """Of a group's accuracy: of the mean over seeds, or for one run of the sampling of images."""
     if len(runs) == 1:
         return accuracy_interval(int(runs["errors"].iloc[0]), TEST_IMAGES)
-    return bootstrap_interval(runs["test_accuracy"].to_numpy(), np.random.default_rng(0))
+    return mean_interval(runs["test_accuracy"].to_numpy())

@@ -12,7 +12,7 @@ from normstudy.report.sweeps import by_norm, cell_means
 from normstudy.report.tables import CalibrationTables, CollapseTables, PenaltyTables, ShiftTables, Tables
 from normstudy.report.text import either
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import MARGIN, ROUNDING, Comparison, bootstrap_interval, compare
+from normstudy.stats import MARGIN, ROUNDING, Comparison, compare_pairs, mean_interval
 
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
@@ -155,7 +155,7 @@ def shift_pairs(tables: ShiftTables) -> list[Comparison]:
     means = shifted_means(tables)
     if len(means) < 2:
         return []
-    return compare(means, [(name, "BN") for name in means if name != "BN"], np.random.default_rng(0))
+    return compare_pairs(means, [(name, "BN") for name in means if name != "BN"])
 
 
 def shift_facts(tables: ShiftTables) -> Facts:
@@ -189,6 +189,6 @@ def calibration_facts(tables: CalibrationTables) -> Facts:
     found = {}
     for group, rows in tables.calibration.groupby("group", sort=False):
         several, temperatures = len(rows) > 1, rows["temperature"].to_numpy()
-        interval = bootstrap_interval(temperatures, np.random.default_rng(0)) if several else None
+        interval = mean_interval(temperatures) if several else None
         found[str(group)] = {**rows.mean(numeric_only=True), "interval": interval, "seeds": len(rows)}
     return {"groups": found}

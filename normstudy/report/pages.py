@@ -76,7 +76,7 @@ def results_table(tables: Tables) -> str:
     table = markdown_table(
         ["", "n", "test accuracy, mean (95 % interval)", "lowest to highest seed", "test loss"], rows
     )
-    drawn = "; the interval is of the mean over seeds (bootstrap)" if bounds else ""
+    drawn = "; the interval is of the mean over seeds (Student's t)" if bounds else ""
     return f"{table}\n\nLast epoch, {TEST_IMAGES:,} test images{drawn}."
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from normstudy.errors import one_line
 from normstudy.report.tables import TEST_IMAGES, T
 from normstudy.report.tables import Tables as Tables  # the bound of T, by name
-from normstudy.stats import MARGIN
+from normstudy.stats import FEWEST_SEEDS, MARGIN, Comparison, Verdict
 
 
 def plain(text: str) -> str:
@@ -60,9 +60,9 @@ def points(fraction: float) -> str:
     return text.removesuffix("0") if text.endswith("0") and not text.endswith(".00") else text
 
 
-def signed(fraction: float) -> str:
-    """The same with its sign and two digits."""
-    return f"{100 * fraction:+z.2f}"
+def signed(fraction: float, digits: int = 2) -> str:
+    """The same with its sign and as many digits."""
+    return f"{100 * fraction:+z.{digits}f}"
 
 
 def scores(shares: Mapping[str, float], digits: int = 2) -> str:
@@ -104,6 +104,22 @@ def either(numbers: Iterable[int]) -> str:
     return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
+def p_value(p: float) -> str:
+    """`= 0.012`; never 0, nor 1 where it is less."""
+    return "< 0.001" if p < 0.001 else "> 0.999" if 0.9995 <= p < 1 else f"= {p:.3f}"
+
+
+def p_values(pair: Comparison) -> str:
+    """The p-values of a pair, that on which the verdict rests first; of a difference the adjusted one, too, where
+    several pairs were compared."""
+    difference = f"difference p {p_value(pair.p)}"
+    if pair.comparisons > 1:
+        difference += f", adjusted {p_value(pair.p_adjusted).removeprefix('= ')}"
+    equivalence = f"equivalence p {p_value(pair.tost_p_adjusted)}"
+    rests_on_difference = pair.verdict in (Verdict.BETTER, Verdict.INCONCLUSIVE)
+    return f"{difference}; {equivalence}" if rests_on_difference else f"{equivalence}; {difference}"
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of these cells, which are Markdown."""
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
@@ -121,10 +137,25 @@ def paragraphs(template: str, facts: Mapping[str, Any]) -> list[str]:
     return [" ".join(text.split()) for text in re.split(r"\n\s*\n", render(template, facts)) if text.strip()]
 
 
-FILTERS = (plain, fenced, code, percent, points, signed, scores, short, counted, sample, either, quote)
+FILTERS = (
+    plain,
+    fenced,
+    code,
+    percent,
+    points,
+    signed,
+    scores,
+    short,
+    counted,
+    p_value,
+    p_values,
+    sample,
+    either,
+    quote,
+)
 # No HTML is made here; `plain`, `code` and `fenced` say what Markdown may do with a text.
 TEMPLATES = Environment(
     loader=PackageLoader("normstudy.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
 )
 TEMPLATES.filters |= {function.__name__: function for function in FILTERS}
-TEMPLATES.globals |= {"test_images": TEST_IMAGES, "margin": MARGIN}
+TEMPLATES.globals |= {"test_images": TEST_IMAGES, "margin": MARGIN, "fewest_seeds": FEWEST_SEEDS}

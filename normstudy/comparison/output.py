@@ -1,0 +1,202 @@
+"""A comparison as text for the terminal, as Markdown, as JSON, and as files."""
+
+import json
+import math
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from normstudy.comparison import Compared
+from normstudy.errors import one_line
+from normstudy.files import write_atomically
+from normstudy.report.tables import no_formula
+from normstudy.report.text import counted, markdown_table, p_value, plain
+from normstudy.stats import FEWEST_SEEDS, Comparison, Verdict
+
+Format = Literal["text", "markdown", "json"]
+NAMED = 3  # runs of a reason that are named
+
+
+def rendered(found: Compared, form: Format, *, command: str, width: int | None = None) -> str:
+    """The whole comparison; `command` is what makes it again with nothing left to propose."""
+    if form == "json":
+        return _json(found, command)
+    markdown = form == "markdown"
+    tables = [
+        _table(("group", "n", "mean", "95 % interval", "SD", "lowest", "highest"), _group_rows(found), markdown, width),
+        _table(
+            ("pair", "n", "difference", _interval_name(found), *_p_names(found), "verdict"),
+            _pair_rows(found),
+            markdown,
+            width,
+        ),
+    ]
+    lines = [
+        sentence if markdown else one_line(sentence, None) for sentence in [*_notes(found), *_left_out(found, markdown)]
+    ]
+    better = "higher" if found.choice.higher_is_better else "lower"
+    head = f"{_shown(found.choice.metric, markdown)}, {_shown(_step(found.choice.at), markdown)}; {better} is better."
+    same = f"The same again: `{plain(command)}`" if markdown else f"The same again: {one_line(command, None)}"
+    said = [f"- {line}" for line in lines] if markdown else lines
+    blocks = [head, tables[0], tables[1] if len(found.pairs) else "", "\n".join(said), same]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _shown(text: str, markdown: bool) -> str:
+    return plain(text) if markdown else one_line(text)
+
+
+def _step(at: str) -> str:
+    kind, _, metric = at.partition(":")
+    return {"last": "last step", "best": f"step with the best {metric}"}.get(kind, f"step {at}")
+
+
+def _interval_name(found: Compared) -> str:
+    return "95 % interval" if len(found.pairs) == 1 else "simultaneous 95 % interval"
+
+
+def _p_names(found: Compared) -> tuple[str, ...]:
+    names = ("p", "adjusted p") if len(found.pairs) > 1 else ("p",)
+    return (*names, "equivalence p", "smallest margin") if found.choice.margin else names
+
+
+def _group_rows(found: Compared) -> list[list[str]]:
+    digits = decimals(found.groups["sd"] / found.groups["n"] ** 0.5)
+    rows = []
+    for row in found.groups.itertuples():
+        numbers = [
+            f"{value:.{digits}f}" if value == value else "" for value in (row.mean, row.sd, row.lowest, row.highest)
+        ]
+        interval = f"{row.low:.{digits}f} to {row.high:.{digits}f}" if row.low == row.low else ""
+        rows.append([row.group, str(row.n), numbers[0], interval, *numbers[1:]])
+    return rows
+
+
+def _pair_rows(found: Compared) -> list[list[str]]:
+    digits = decimals(pd.Series([pair.error for pair in found.comparisons], dtype=float))
+    rows = []
+    for pair, seeds in zip(found.comparisons, found.pairs["seeds_to_decide"], strict=True):
+        p_values = [pair.p, pair.p_adjusted] if len(found.comparisons) > 1 else [pair.p]
+        cells = [_p(value) for value in p_values]
+        if found.choice.margin:
+            cells += [_p(pair.tost_p_adjusted), f"{pair.smallest_margin:.{digits}f}"]
+        interval = f"{pair.low:+.{digits}f} to {pair.high:+.{digits}f}" if pair.low == pair.low else ""
+        difference = f"{pair.difference:+.{digits}f}"
+        rows.append([f"{pair.a} minus {pair.b}", str(pair.n), difference, interval, *cells, verdict(pair, seeds)])
+    return rows
+
+
+def verdict(pair: Comparison, seeds: float | None) -> str:
+    """What to say of a pair; of an inconclusive one, how many seeds would about decide it."""
+    if pair.winner:
+        return f"{pair.winner} is better"
+    if pair.verdict is not Verdict.INCONCLUSIVE:
+        return str(pair.verdict)
+    if pair.n < FEWEST_SEEDS:
+        return f"inconclusive: fewer than {FEWEST_SEEDS} seeds"
+    return f"inconclusive: about {int(seeds)} seeds would decide" if seeds and seeds == seeds else "inconclusive"
+
+
+def _p(value: float) -> str:
+    return p_value(value).removeprefix("= ")
+
+
+def decimals(errors: pd.Series) -> int:
+    """As many decimals as the smallest standard error has down to its second digit, at most 8."""
+    known = errors[errors > 0]
+    return min(8, max(0, 1 - math.floor(math.log10(known.min())))) if len(known) else 4
+
+
+def _notes(found: Compared) -> list[str]:
+    notes = list(found.selection.notes)
+    seeds = found.values.groupby("group", observed=True)["seed"].agg(frozenset)
+    if found.choice.pair_by != "none" and seeds.nunique() > 1:
+        notes.append("the groups have different seeds: each pair is compared on those that both have")
+    welch = [f"{pair.a} and {pair.b}" for pair in found.comparisons if not pair.paired]
+    if welch and found.choice.pair_by != "none":
+        notes.append(f"too few shared seeds, so Welch's t-test over all: {'; '.join(welch)}")
+    if not found.choice.margin:
+        notes.append("without --margin nothing can be called equivalent: a pair is better or inconclusive")
+    elif len(found.pairs):
+        needed = found.power()["n_for_margin"].dropna()
+        if len(needed):
+            n = f"{needed.min():.0f}" if needed.nunique() == 1 else f"{needed.min():.0f} to {needed.max():.0f}"
+            notes.append(f"a difference of {found.choice.margin:g} is shown in 80 % of studies with n = {n}")
+    return notes
+
+
+def _left_out(found: Compared, markdown: bool) -> list[str]:
+    lines = []
+    for why, runs in found.left_out.groupby("why", sort=False):
+        names = [_shown(str(name), markdown) for name in runs["name"][:NAMED]]
+        more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+        lines.append(f"left out, {_shown(str(why), markdown)}: {counted(len(runs), 'run')} ({', '.join(names)}{more})")
+    return lines
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool, width: int | None) -> str:
+    if markdown:
+        return markdown_table(head, [[plain(cell) for cell in row] for row in rows])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        table.add_column(name, justify="left" if name in ("group", "pair", "verdict") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(one_line(cell, None) for cell in row))
+    text = StringIO()
+    Console(file=text, width=width or 160, markup=False, highlight=False, color_system=None).print(table, markup=False)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _json(found: Compared, command: str) -> str:
+    def records(table: pd.DataFrame) -> Any:
+        return json.loads(table.to_json(orient="records", double_precision=15))
+
+    said = {
+        "metric": found.choice.metric,
+        "at": found.choice.at,
+        "higher_is_better": found.choice.higher_is_better,
+        "group_by": list(found.choice.group_by),
+        "pair_by": found.choice.pair_by,
+        "margin": found.choice.margin,
+        "command": command,
+        "groups": records(found.groups),
+        "pairs": records(found.pairs),
+        "left_out": records(found.left_out),
+        "notes": list(found.selection.notes),
+    }
+    return json.dumps(said, indent=1) + "\n"
+
+
+def save(found: Compared, folder: Path, *, command: str) -> list[str]:
+    """Tables as CSV, the comparison as Markdown, figures as PNG and SVG. Returns the names of the files."""
+    names = []
+    tables = {"groups": found.groups, "pairs": found.pairs, "values": found.values, "left_out": found.left_out}
+    for name, table in tables.items():
+        texts = table.select_dtypes(exclude=["number", "bool"])
+        safe = table.assign(**{column: texts[column].astype(object).map(no_formula) for column in texts})
+        write_atomically(folder / f"{name}.csv", safe.to_csv(index=False, lineterminator="\n").encode())
+        names.append(f"{name}.csv")
+    write_atomically(folder / "comparison.md", rendered(found, "markdown", command=command).encode())
+    names.append("comparison.md")
+    for name, figure in found.figures().items():
+        for form in ("png", "svg"):
+            buffer = _drawn(figure, form)
+            write_atomically(folder / f"{name}.{form}", buffer)
+            names.append(f"{name}.{form}")
+    return names
+
+
+def _drawn(figure: Any, form: str) -> bytes:
+    from io import BytesIO
+
+    from matplotlib import rc_context
+
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": "normstudy"}):
+        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()
