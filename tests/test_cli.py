@@ -14,9 +14,10 @@ import pytest
 from helpers.project import PROJECT, clean_environment, only_line, run_cli
 
 from normstudy.__main__ import main
-from normstudy.cli import PANELS, build_app
+from normstudy.cli import build_app
 from normstudy.config import TrainConfig
 from normstudy.experiment import load_experiment
+from normstudy.options import PANELS
 from normstudy.tracking import Tag
 
 COMMANDS = ("train", "study", "measure", "report", "experiments", "sync", "reap")
