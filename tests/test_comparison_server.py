@@ -1,6 +1,7 @@
 """A comparison of runs that others logged: from a real store, over HTTP, and of an export."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,14 @@ def test_command_line_compares_an_export(tmp_path: Path) -> None:
     wrong = run_cli("compare", "--from", folder, "--metric", "test/acuracy", store="", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "metric=test/acuracy: no run that counts has it; choose from test/accuracy" in wrong.stderr
+
+
+def test_example_of_the_documentation_gives_the_verdict_that_it_shows(store: str) -> None:
+    page = (PROJECT / "docs" / "compare.md").read_text()
+    [example] = re.findall(r"```python\n(import mlflow\n.*?)```", page, re.DOTALL)
+    exec(compile(example, "compare.md", "exec"), {})
+    said = run(["digits"], Choice(margin=0.01))
+    [shown] = re.findall(r"^RandomForestClassifier minus SVC .*(SVC is better)$", page, re.MULTILINE)
+    assert shown in said
+    [command] = re.findall(r"^The same again: (.*)$", page, re.MULTILINE)
+    assert command in said
