@@ -10,7 +10,7 @@ export NO_MKDOCS_2_WARNING := true
 SEEDS ?= 1
 LIST := $(BIN)/python -m normstudy experiments
 
-.PHONY: help study report export answer site notebook ui test test-faults check bench lock clean
+.PHONY: help study report export answer site notebook ui test test-faults check bench bench-cuda lock clean
 help:
 	@echo "make study   train the three variants on MNIST, 20 epochs each, and report them in report/;"
 	@echo "             SEEDS=10 for the whole main comparison"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-faults  slow tests: they kill processes and servers, fill disks, cut networks; 15 minutes"
 	@echo "make check   ruff, mypy, pip-audit, and whether the site can be built"
 	@echo "make bench   compare speed with the usual loop and Lightning, into docs/benchmarks: 8 minutes; needs a clean tree"
+	@echo "make bench-cuda  the same on a GPU, into docs/benchmarks/cuda: 6 minutes"
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
@@ -96,6 +97,12 @@ lock: $(READY)
 	sed '/^      - /d' conda.yaml > conda.yaml.new
 	$(COMPILE) --no-deps --constraint requirements.txt pyproject.toml | sed 's/^/      - /' >> conda.yaml.new
 	mv conda.yaml.new conda.yaml
+
+# On a machine with a GPU; BENCH_PYTHON names another environment, torch 2.11 or newer.
+BENCH_PYTHON ?= $(BIN)/python
+bench-cuda: $(READY)
+	$(INSTALL) --editable '.[bench]'
+	$(BENCH_PYTHON) -m benchmarks.cuda $(OPTIONS)
 
 clean:
 	rm -rf .venv

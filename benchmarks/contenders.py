@@ -31,7 +31,7 @@ from normstudy.model import DigitNet, l1_norms
 from normstudy.step import build_optimizer, training_step
 from normstudy.tracking import Metric
 from normstudy.tracking.checkpoint import Checkpoints, Training
-from normstudy.train import initial_model, keep_freed_memory, make_reproducible, train_epoch, train_together
+from normstudy.train import initial_model, keep_freed_memory, make_reproducible, pick_device, train, train_epoch
 
 OURS, BARE, LIGHTNING = "normstudy", "bare limit", "Lightning"
 USUAL, USUAL_WORKERS, LIGHTNING_WORKERS = "usual loop", "usual loop, 2 workers", "Lightning, 2 workers"
@@ -75,10 +75,7 @@ def ours(config: TrainConfig) -> Epoch:
     keep_freed_memory()
     model, data = initial_model(config).to(memory_format=MEMORY_FORMAT), load_data(config, CPU)
     optimizer, schedule = build_optimizer(model, config, total_steps(config))
-    stream, step = (
-        TrainingStream(data.train, config, [config.seed]),
-        training_step(model, optimizer, config),
-    )
+    stream, step = TrainingStream(data.train, config, [config.seed]), training_step(model, optimizer, config)
     test = data.test.take(torch.arange(test_images(config)))
     parts = Parts(model, optimizer)
 
@@ -144,17 +141,18 @@ def bare_limit(config: TrainConfig) -> Epoch:
 
 def usual_loop(config: TrainConfig, workers: int = 0) -> Epoch:
     """torchvision's dataset and transforms, a DataLoader, and a training loop as in most tutorials."""
-    model = initial_model(config)
+    device = pick_device(config.device)
+    model = initial_model(config).to(device)
     optimizer, schedule = build_optimizer(model, config, total_steps(config))
-    train, test = usual_loaders(config, workers)
+    training, test = usual_loaders(config, workers)
 
     def epoch() -> dict[str, float]:
         model.train()
         running = 0.0
-        for images, labels in train:
+        for images, labels in training:
             optimizer.zero_grad()
-            logits = model(images)
-            loss = objective(model, logits, labels, config)
+            logits = model(images.to(device))
+            loss = objective(model, logits, labels.to(device), config)
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -163,8 +161,8 @@ def usual_loop(config: TrainConfig, workers: int = 0) -> Epoch:
         correct = 0
         with torch.no_grad():
             for images, labels in test:
-                correct += (model(images).argmax(dim=1) == labels).sum().item()
-        return {"loss": running / len(train)}
+                correct += (model(images.to(device)).argmax(dim=1) == labels.to(device)).sum().item()
+        return {"loss": running / len(training)}
 
     return epoch
 
@@ -215,20 +213,20 @@ def test_images(config: TrainConfig) -> int:
     return round(TEST_IMAGES * config.training_images / TRAIN_IMAGES)
 
 
-def shipped_epoch(configs: Sequence[TrainConfig], *, tracked: bool) -> float:
+def shipped_epoch(config: TrainConfig, *, tracked: bool) -> float:
     """Seconds of the first epoch of `normstudy.train` as it is shipped, from its first batch to the next epoch's.
 
     Tracked, the run goes to the MLflow store of the environment, as by `python -m normstudy train`. It is stopped after
     the epoch: the last one would also log the model.
     """
-    clock = EpochClock(configs[0])
+    clock = EpochClock(config)
     with suppress(Interrupted):
         if tracked:
             from normstudy.launch.study import single
 
-            single(configs[0], stop_signal=clock)
+            single(config, stop_signal=clock)
         else:
-            train_together(configs, NoTracker(), stop_signal=clock)
+            train(config, NoTracker(), stop_signal=clock)
     begin, end = clock.begins
     return end - begin
 

@@ -55,7 +55,7 @@ def lightning_loop(config: TrainConfig, workers: int = 0) -> Epoch:
     )
 
     def epoch() -> dict[str, float]:
-        trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, **quiet)
+        trainer = lightning.Trainer(accelerator=config.device, devices=1, max_epochs=1, num_sanity_val_steps=0, **quiet)
         trainer.fit(module, train, test)
         loss: Tensor = torch.as_tensor(trainer.callback_metrics["loss"])
         return {"seconds": module.end - module.begin, "loss": loss.item()}

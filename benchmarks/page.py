@@ -7,8 +7,6 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from torch.utils.benchmark import Compare, Measurement
-from torch.utils.benchmark.utils.common import TaskSpec
 
 from benchmarks.contenders import BARE, OURS, TEST_IMAGES, USUAL, USUAL_WORKERS
 from normstudy.config import TRAIN_IMAGES
@@ -44,17 +42,18 @@ def write_page(raw: dict[str, Any], folder: Path) -> None:
     """Write README.md and epoch.png into `folder`."""
     results = Results(raw)
     epoch_bars(results, raw["settings"]["rounds"]).savefig(folder / "epoch.png", dpi=150)
-    files = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=files, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["spread"] = spread
     names = {"bare": BARE, "ours": OURS, "usual": USUAL, "usual_workers": USUAL_WORKERS}
     sizes = {"train_images": TRAIN_IMAGES, "test_images": TEST_IMAGES, "parts": PARTS}
     shipped = pd.DataFrame(raw["shipped"]).pivot(index="round", columns="tracked", values="seconds")
-    cuda = pd.DataFrame(raw["cuda"], columns=["round", "stack", "seconds"]).groupby("stack")["seconds"]
-    text = environment.get_template("page.md.j2").render(
-        **raw, results=results, tracked=shipped, on_cuda=dict(list(cuda)), **names, **sizes
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    render("page.md.j2", folder, **raw, results=results, tracked=shipped, **names, **sizes)
+
+
+def render(template: str, folder: Path, **facts: Any) -> None:
+    """Write README.md from a template of this folder."""
+    files = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=files, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["spread"] = spread
+    (folder / "README.md").write_text(environment.get_template(template).render(**facts), encoding="utf-8")
 
 
 def spread(values: Any, digits: int = 2) -> str:
@@ -87,15 +86,3 @@ def epoch_bars(results: Results, rounds: int) -> Figure:
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     figure.suptitle(f"Seconds per epoch: median of {rounds} rounds, from smallest to largest", fontsize=11)
     return figure
-
-
-def summary(raw: dict[str, Any]) -> str:
-    """The seconds per epoch as torch prints benchmarks."""
-    scale = TRAIN_IMAGES / raw["settings"]["images"]
-    measurements = []
-    for (contender, variant, threads), turns in pd.DataFrame(raw["turns"]).groupby(["contender", *CASE], sort=False):
-        task = TaskSpec(
-            stmt="", setup="", label="One epoch", sub_label=contender, description=variant, num_threads=threads
-        )
-        measurements.append(Measurement(1, [seconds * scale for seconds in turns.seconds], task))
-    return str(Compare(measurements))

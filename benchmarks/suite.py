@@ -12,19 +12,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.contenders import BARE, OURS, contenders, shipped_epoch, take_turn
-from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import VARIANTS, TrainConfig
 from normstudy.provenance import PROJECT
-
-REPORTED = '''"""The runs that were made up."""
-from normstudy.config import VARIANTS, TrainConfig
-
-def trials():
-    return [TrainConfig(**variant, seed=seed) for variant in VARIANTS for seed in range({seeds})]
-'''
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +27,10 @@ class Settings:
     images: int = 4_800  # trained on in a turn: 8 % of an epoch, a whole number of batches
     shipped_images: int = 60_000  # trained on in an epoch with the tracker, and in one without
     shipped_rounds: int = 3
-    seeds: int = 10  # in lock-step on CUDA, and of each variant in the report
     commands: int = 3  # times that a command is run
 
 
-TINY: dict[str, Any] = {"images": 640, "shipped_images": 640, "seeds": 2}
+TINY: dict[str, Any] = {"images": 640, "shipped_images": 640}
 QUICK = Settings(rounds=2, variants=VARIANTS[:1], threads=(1,), shipped_rounds=1, commands=1, **TINY)
 
 
@@ -67,7 +56,7 @@ class Suite:
                 process = ProcessPoolExecutor(1, get_context("spawn"), initializer=os.chdir, initargs=(self.folder,))
                 stack.enter_context(process)
                 self.processes |= {name: process for name in kinds if kinds[name] == kind}
-            for stage in (self.turns, self.shipped, self.cuda, self.reports, self.helps):
+            for stage in (self.turns, self.shipped, self.reports, self.helps):
                 begin, name = time.perf_counter(), stage.__name__
                 measured[name] = list(stage())
                 measured["stage_seconds"][name] = time.perf_counter() - begin
@@ -89,29 +78,20 @@ class Suite:
         """A whole epoch of the first variant as it is shipped, with and without the tracker in turn."""
         for number in range(1, self.settings.shipped_rounds + 1):
             for tracked in (True, False):
-                yield {"round": number, "tracked": tracked, "seconds": self.shipped_seconds(number, "cpu", tracked)}
+                yield {"round": number, "tracked": tracked, "seconds": self.shipped_seconds(number, tracked)}
 
-    def cuda(self) -> Iterator[dict[str, Any]]:
-        """A whole epoch of one seed and of several in lock-step, where there is a CUDA device."""
-        rounds = self.settings.shipped_rounds if torch.cuda.is_available() else 0
-        for number in range(1, rounds + 1):
-            for stack in (1, self.settings.seeds):
-                yield {"round": number, "stack": stack, "seconds": self.shipped_seconds(number, "cuda", False, stack)}
-
-    def shipped_seconds(self, number: int, device: str, tracked: bool, stack: int = 1) -> float:
-        """Of one epoch, in our process. Other seeds in each round: a trial that was stopped would be resumed."""
-        options = {"train_size": self.settings.shipped_images % 60_000, "device": device}
-        first = self.configs[0].model_copy(update=options)
-        configs = [first.model_copy(update={"seed": 100 * number + place}) for place in range(stack)]
-        return self.processes[OURS].submit(shipped_epoch, configs, tracked=tracked).result()
+    def shipped_seconds(self, number: int, tracked: bool) -> float:
+        """Of one epoch, in our process. Another seed in each round: a trial that was stopped would be resumed."""
+        options = {"train_size": self.settings.shipped_images % 60_000, "seed": 100 * number}
+        config = self.configs[0].model_copy(update=options)
+        return self.processes[OURS].submit(shipped_epoch, config, tracked=tracked).result()
 
     def reports(self) -> Iterator[float]:
-        """`normstudy report` of runs that were made up, from sqlite."""
-        log_fake_runs([TrainConfig(**variant) for variant in VARIANTS], self.settings.seeds)
-        experiment = self.folder / "made_up.py"
-        experiment.write_text(REPORTED.format(seeds=self.settings.seeds))
+        """`normstudy report` of all exported runs."""
         for _ in range(self.settings.commands):
-            yield self.command_seconds("report", str(experiment))
+            yield self.command_seconds(
+                "report", "--from", str(PROJECT / "results"), "--out", str(self.folder / "pages")
+            )
 
     def helps(self) -> Iterator[float]:
         """`normstudy --help`."""

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.memory import MemoryTracker
 from helpers.project import PROJECT, clean_environment
 
 from benchmarks import __main__ as program
+from benchmarks import cuda
 from benchmarks.contenders import BARE, LIGHTNING, OURS, USUAL, contenders, take_turn
 from benchmarks.page import PARTS, write_page
 from normstudy.config import TrainConfig
@@ -22,9 +25,7 @@ RAW: dict[str, Any] = {
     "quick": False,
     "settings": {"rounds": 3, "images": 6_000, "commands": 1},
     "batch_size": 32,
-    "runs_reported": 30,
     "shipped": [{"round": 1, "tracked": tracked, "seconds": 12.0 + tracked} for tracked in (True, False)],
-    "cuda": [],
     "reports": [7.0],
     "helps": [0.25],
     **dict.fromkeys(("processor", "cores", "git_commit", "git_dirty", "date", "command", "cuda_device"), "something"),
@@ -70,6 +71,41 @@ def test_docs_are_not_written_from_a_changed_tree(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(program, "git_state", lambda: ("0" * 40, "true"))
     with pytest.raises(SystemExit, match="2"):
         program.main(out=PROJECT / "docs" / "benchmarks")
+
+
+def test_the_page_of_a_gpu_divides_times_by_seeds_and_by_those_of_the_others(tmp_path: Path) -> None:
+    stack = {"epoch": 6.0, "batches": 0.6, "replay": 4.0, "evaluation": 0.3, "utilisation": 0.5}
+    raw = RAW | {
+        "settings": {"rounds": 3, "stacks": [1, 10], "images": 60_000, "epochs": 20, "usual_images": 6_000},
+        "stacks": [{"seeds": 1, **stack}, *({"seeds": 10, **stack} for _ in range(3))],
+        "turns": [{"contender": name, "seconds": value} for name in (USUAL, LIGHTNING) for value in (1.2, 1.0, 9.0)],
+        "runs": {"untracked": 17.0, "tracked": 21.0},
+    }
+    cuda.write_cuda_page(raw, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "# Speed on something\n" in page
+    assert "| 1 | 6.00 | 6.000 | 0.500 | 0.500 | 1.50 | 10 % | 5 % | 50 % |" in page
+    assert "| 3 x 10 | 18.00 | 0.600 | 0.050 | 0.050 | 1.50 | 10 % | 5 % | 50 % |" in page
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that must be missing")
+def test_the_benchmark_of_a_gpu_is_refused_in_one_line_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cuda.main(out=tmp_path)
+    assert capsys.readouterr().err == "benchmarks: error: no CUDA device here; this benchmark needs one\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.faults
+def test_what_is_measured_on_a_gpu_can_be_measured(store: str, tmp_path: Path) -> None:
+    """On a CPU where there is none: the step is then not captured, and no kernel is seen."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = cuda.measure(cuda.QUICK, device)
+    raw = RAW | {"settings": json.loads(json.dumps(asdict(cuda.QUICK))), "quick": True, **measured}
+    cuda.write_cuda_page(raw, tmp_path / "page")
+    assert "| 3 x 2 |" in (tmp_path / "page" / "README.md").read_text()
 
 
 @pytest.mark.faults

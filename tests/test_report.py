@@ -11,13 +11,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.fake_runs import log_fake_runs
 from helpers.project import using
 from helpers.servers import tracking_server
 from helpers.studied import EXPERIMENT, study_run
 from helpers.tables import made
 from PIL import Image
 
-from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import L1, TrainConfig
 from normstudy.errors import ConfigError, ReportError, StorageError
 from normstudy.experiment import About, Experiment

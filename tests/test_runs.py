@@ -7,10 +7,10 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from helpers.fake_runs import log_fake_runs
 from helpers.project import SMALL
 from helpers.studied import EXPERIMENT, study_run
 
-from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.experiment import Experiment

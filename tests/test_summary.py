@@ -7,9 +7,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.fake_runs import log_fake_runs
 from helpers.tables import tables_from
 
-from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig, group_labels
 from normstudy.errors import ReportError
 from normstudy.report import read as reading

@@ -1,4 +1,4 @@
-"""Synthetic finished runs, for measuring the report and for its tests only: nothing in them was trained.
+"""Synthetic finished runs, for tests of the report only: nothing in them was trained.
 
 They hold all that `normstudy.report` reads, drawn by a generator seeded with the trial; no number of theirs is a
 result.
