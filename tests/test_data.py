@@ -15,6 +15,7 @@ from normstudy import files
 from normstudy.config import TrainConfig
 from normstudy.data import (
     MEAN,
+    MEMORY_FORMAT,
     STANDARD_DEVIATION,
     TrainingStream,
     affine_maps,
@@ -175,6 +176,7 @@ def test_each_seed_of_a_stack_sees_the_batches_it_sees_alone(sizes: dict[str, fl
     together = epoch(3, 1, 4, **sizes)
     for place, seed in enumerate((3, 1, 4)):
         for (images, labels), (alone, labels_alone) in zip(together, epoch(seed, **sizes), strict=True):
+            assert images.is_contiguous(memory_format=MEMORY_FORMAT)
             torch.testing.assert_close(images[:, place : place + 1], alone)
             assert torch.equal(labels[:, place : place + 1], labels_alone)
 

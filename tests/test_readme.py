@@ -20,11 +20,6 @@ SHARED = {  # the activations that share statistics with the very first, by the 
 }
 
 
-def test_every_linked_file_exists() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (PROJECT / target).exists(), target
-
-
 def test_every_test_that_the_page_on_reliability_names_is_there() -> None:
     page = (PROJECT / "docs" / "reliability.md").read_text()
     named = re.findall(r"`(test_\w+)\.py(?:::(\w+))?`", page)

@@ -15,7 +15,15 @@ from normstudy.evaluate import Evaluation, evaluate
 from normstudy.model import NORMS, DigitNet, count_parameters, l1_norms, stacked, unstacked
 from normstudy.step import build_optimizer, training_step
 from normstudy.tracking import Metric
-from normstudy.train import build_model, compute_metrics, initial_model, make_reproducible, train, train_together
+from normstudy.train import (
+    build_model,
+    compute_metrics,
+    initial_model,
+    make_reproducible,
+    pick_device,
+    train,
+    train_together,
+)
 
 SMALL = {"epochs": 2, "train_size": 640, "device": "cpu"}
 
@@ -138,10 +146,23 @@ def test_groups_that_do_not_fit_are_refused_before_a_run_exists() -> None:
     assert not tracker.runs
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that must be missing")
-def test_device_that_is_not_here_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="device=cuda: not available on this machine; choose from auto, cpu"):
+def test_the_best_device_that_is_here_is_taken_and_one_that_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for here, taken in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
+        assert pick_device("auto").type == taken
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match=r"^device=cuda: not available on this machine; choose from auto, cpu$"):
         train(TrainConfig(device="cuda"), MemoryTracker())
+
+
+def test_a_training_takes_one_order_of_sums_and_deterministic_kernels() -> None:
+    make_reproducible(TrainConfig(threads=2))
+    assert torch.get_num_threads() == 2
+    make_reproducible(TrainConfig())
+    assert torch.get_num_threads() == 1
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
 
 
 def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Tensor, list[DigitNet]]:
