@@ -17,6 +17,7 @@ EXPERIMENTS = [  # one that is planned, or still trains, has no page yet
     for one in all_experiments(PROJECT / "experiments")
     if (PROJECT / "docs/experiments" / one.name / "index.md").exists()
 ]
+IMAGE = re.compile(r'<p>((?:<a [^>]*>)?<img [^>]*?alt="([^"]+)"[^>]*>(?:</a>)?)</p>')
 CHAPTERS: dict[str, tuple[Kind, ...]] = {  # of the results, by how an experiment is reported
     "Comparisons": ("errors", "groups"),
     "Choosing network and recipe": ("held_out",),
@@ -42,6 +43,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     answer, findings = (part.split("\n", 1)[1].rsplit("\n", 1)[0] for part in PLACE.findall(readme()))
     marks = {"answer": answer, "findings": findings, "commands": command_line()}
     return re.sub(r"^\{\{ (\w+) \}\}$", lambda mark: marks[mark[1]], markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """An image that stands alone in a paragraph is a figure, with its alternative text as caption."""
+    return IMAGE.sub(r"<figure>\1<figcaption>\2</figcaption></figure>", html)
 
 
 def readme() -> str:
