@@ -1,6 +1,7 @@
 """The command line: parses, calls, exits. Options come from `TrainConfig`; heavy imports stay inside the commands."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -183,7 +184,11 @@ def report_command(
 
 
 def begin(what: str) -> None:
-    """The first line of a command, before imports that take seconds."""
+    """The first line of a command, before imports that take seconds; MLflow's fails for a user without a home."""
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ConfigError(f"HOME is not set, and user {os.getuid()} has no home folder; expected HOME=FOLDER") from None
     print(f"normstudy {one_line(what, None)}", file=sys.stderr, flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -213,3 +214,16 @@ def test_a_study_of_which_some_seeds_are_there_says_which_and_names_the_others_o
     assert (status, only_line(errors)) == (1, f"normstudy: error: {advice}")
     status, errors = command_line("report", "main", "--verbose")
     assert (status, only_line(errors).count(" is missing (no run with trial key ")) == (1, 27)
+
+
+def test_a_user_without_a_home_folder_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # as in a container that was given any user
+    for command in ("train", "study", "report", "sync"):
+        status, errors = command_line(command)
+        assert (status, only_line(errors)) == (
+            2,
+            f"normstudy: error: HOME is not set, and user {os.getuid()} has no home folder; expected HOME=FOLDER",
+        )

@@ -21,7 +21,6 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from normstudy.config import TrainConfig
 from normstudy.errors import (
-    ConfigError,
     Diverged,
     Interrupted,
     Superseded,
@@ -74,13 +73,8 @@ def state_root() -> Path:
     store that is a file; else, for that of a server, the user's state folder."""
     if named := os.environ.get(STATE):
         return Path(named)
-    if beside := local_folder():
-        return beside / ".normstudy"
-    try:
-        return user_state_path("normstudy", appauthor=False)
-    except RuntimeError:  # HOME is not set, and the user has no name
-        what = "expected a folder to keep records in"
-        raise ConfigError(f"{STATE} is not set, and this user has no home folder; {what}") from None
+    beside = local_folder()
+    return beside / ".normstudy" if beside else user_state_path("normstudy", appauthor=False)
 
 
 def use(uri: str) -> str:
