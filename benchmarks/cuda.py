@@ -1,6 +1,6 @@
 """`python -m benchmarks.cuda`: stacks of seeds on one GPU, against bare replay, the usual loop and Lightning there.
 
-All times are in seconds. In every round each case and each contender takes one turn, after one that doesn't count.
+All times are in seconds: medians of the rounds, after a first turn that doesn't count.
 """
 
 import json
@@ -25,6 +25,7 @@ from normstudy.evaluate import evaluate_stack
 from normstudy.launch.study import single
 from normstudy.model import stacked
 from normstudy.step import build_optimizer, training_step
+from normstudy.tracking.store import connect
 from normstudy.train import initial_model, make_reproducible, pick_device, train, train_epoch
 
 PARTS = ("batches", "replay", "evaluation")
@@ -102,11 +103,10 @@ def measure(settings: Settings, device: str) -> dict[str, Any]:
     names = [name for name in (USUAL, LIGHTNING) if name in contenders()]
     first = TrainConfig(**VARIANTS[0], device=device, train_size=settings.images % TRAIN_IMAGES, epochs=settings.epochs)
     small = first.model_copy(update={"train_size": settings.usual_images})
-    for name in names:
-        take_turn(name, small)
-    turns = [{"contender": name, **take_turn(name, small)} for name in names for _ in range(settings.rounds)]
+    rounds = [{"contender": name, **take_turn(name, small)} for _ in range(settings.rounds + 1) for name in names]
+    connect()  # a store's first use is no part of a run
     runs = {"untracked": seconds(lambda: train(first, NoTracker())), "tracked": seconds(lambda: single(first))}
-    return {"stacks": list(stacks_of(first, settings)), "turns": turns, "runs": runs}
+    return {"stacks": list(stacks_of(first, settings)), "turns": rounds[len(names) :], "runs": runs}
 
 
 def stacks_of(first: TrainConfig, settings: Settings) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from normstudy.tracking import Metric
 from normstudy.tracking.checkpoint import KEPT, Checkpoints, Training, load_state, read_checkpoint, state_of
 from normstudy.train import train, train_together
 
-SMALL = {"epochs": 3, "train_size": 640, "device": "cpu"}
+SMALL = {"epochs": 3, "train_size": 320, "device": "cpu"}
 pytestmark = pytest.mark.usefixtures("small_test_set")
 Parts = tuple[nn.Module, SGD, OneCycleLR, list[torch.Generator]]
 
@@ -35,7 +35,7 @@ def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: P
     expected = train(config, whole)
     broken = MemoryTracker(tmp_path / "broken")
     with pytest.raises(Interrupted, match="signal 15"):
-        train(config, broken, stop_signal=after(29))  # in the second epoch of 20 batches
+        train(config, broken, stop_signal=after(14))  # in the second epoch of 10 batches
     torch.manual_seed(1234)  # whatever was drawn in between
     found = train(config, broken)
     for name, value in expected.state_dict().items():
@@ -54,7 +54,7 @@ def test_seeds_in_lock_step_resume_exactly_too(tmp_path: Path) -> None:
     expected = train_together(configs, MemoryTracker(tmp_path / "whole"))
     broken = MemoryTracker(tmp_path / "broken")
     with pytest.raises(Interrupted, match="signal 15"):
-        train_together(configs, broken, stop_signal=after(50))
+        train_together(configs, broken, stop_signal=after(25))
     found = train_together(configs, broken)
     assert broken.runs[-1].steps == [3]
     for one, other in zip(expected, found, strict=True):
@@ -114,7 +114,7 @@ def test_a_training_goes_on_on_another_device_with_the_batches_that_it_would_hav
     train(TrainConfig.of(norm="bn", **SMALL), whole)
     first, second = (TrainConfig.of(**{**SMALL, "norm": "bn", "device": device}) for device in devices)
     with pytest.raises(Interrupted):
-        train(first, broken, stop_signal=after(29))
+        train(first, broken, stop_signal=after(14))
     train(second, broken)
     for ours, theirs in zip([*broken.runs[0].epochs, *broken.runs[1].epochs], whole.runs[0].epochs, strict=True):
         assert ours[Metric.TRAIN_LOSS] == pytest.approx(theirs[Metric.TRAIN_LOSS], rel=0.02)

@@ -167,7 +167,7 @@ def test_a_training_takes_one_order_of_sums_and_deterministic_kernels() -> None:
 
 def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Tensor, list[DigitNet]]:
     """What ten steps of these seeds in lock-step say, and the networks after them."""
-    configs = [TrainConfig(norm=norm, l1=1e-3, batch_size=16, train_size=160, seed=seed) for seed in seeds]
+    configs = [TrainConfig(norm=norm, l1=1e-3, batch_size=8, train_size=80, seed=seed) for seed in seeds]
     make_reproducible(configs[0])
     model = stacked([initial_model(config) for config in configs]).to(dtype).to(memory_format=MEMORY_FORMAT)
     optimizer, schedule = build_optimizer(model, configs[0], 20)
@@ -184,9 +184,9 @@ def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Ten
 def test_each_seed_of_a_stack_trains_as_it_does_alone(norm: str) -> None:
     """In float64, to 1e-12 over ten steps. In float32 the first step agrees to 1e-5; later ones part, as rounding turns
     another place of a pool or a ReLU into the largest."""
-    together, networks = steps_of(norm, [2, 0, 1], torch.float64)
-    single, _ = steps_of(norm, [2, 0, 1], torch.float32)
-    for place, seed in enumerate([2, 0, 1]):
+    together, networks = steps_of(norm, [2, 0], torch.float64)
+    single, _ = steps_of(norm, [2, 0], torch.float32)
+    for place, seed in enumerate([2, 0]):
         alone, [network] = steps_of(norm, [seed], torch.float64)
         torch.testing.assert_close(together[:, :, place], alone[:, :, 0], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(single[0, :, place], alone[0, :, 0].float(), rtol=1e-5, atol=1e-5)
