@@ -64,7 +64,7 @@ notebook: $(DEV)
 	$(BIN)/jupyter execute --output=executed/normalization_study --timeout=-1 notebooks/normalization_study.ipynb
 
 ui: $(READY)
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	$(BIN)/python -m normstudy ui
 
 test: $(DEV)
 	$(BIN)/python -m pytest

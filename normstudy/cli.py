@@ -183,6 +183,14 @@ def report_command(
     print(f"report written to {one_line(str(out))}/")
 
 
+def ui_command() -> None:
+    """Start MLflow's UI on the store in use, and print the link to the charts of its runs; writes to none of them."""
+    begin("ui: MLflow's, on the store in use")
+    from normstudy.launch.ui import serve
+
+    serve()
+
+
 def begin(what: str) -> None:
     """The first line of a command, before imports that take seconds; MLflow's fails for a user without a home."""
     try:
@@ -265,6 +273,7 @@ def build_app(*, config_options: bool = True) -> typer.Typer:
         "report": report_command,
         "compare": compare_command,
         "experiments": experiments_command,
+        "ui": ui_command,
         "sync": sync_command,
         "reap": reap_command,
     }

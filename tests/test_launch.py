@@ -15,7 +15,7 @@ from normstudy.launch import Task, local, worker
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
 from normstudy.report.read import finished_trials, planned_in
-from normstudy.tracking import Tag
+from normstudy.tracking import Tag, unpacked
 from normstudy.tracking.event_log import logs
 
 
@@ -81,7 +81,7 @@ def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -
     assert len({record.run_id for record in records}) == 2
     for record in records:
         run = mlflow.get_run(record.run_id)
-        assert run.data.tags[Tag.STACK] == "2"
+        assert unpacked(run.data.tags)[Tag.STACK] == "2"
         model = mlflow.pyfunc.load_model(f"runs:/{record.run_id}/digitnet-bn-seed{record.config.seed}")
         answers = model.predict(load_images()[1].images[:500].numpy())
         wrong = set((answers[:, 0] != load_images()[1].labels[:500].numpy()).nonzero()[0])
@@ -146,7 +146,7 @@ def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_c
     assert re.search(r"^GN, seed 0: test accuracy \d+\.\d\d %$", (said := capfd.readouterr().out), re.MULTILINE)
     assert said.splitlines()[-2:] == [
         f"run {run_id} on {store}",
-        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id} after `mlflow ui --backend-store-uri {store}`",
+        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id} after `normstudy ui`",
     ]
     launch.study(Experiment(name="mine", question="?", configs=(config, config.model_copy(update={"norm": "ln"}))))
     table = re.findall(r"^(GN|LN) +1  \d+\.\d\d %$", capfd.readouterr().out, re.MULTILINE)

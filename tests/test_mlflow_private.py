@@ -1,11 +1,14 @@
 """The calls of MLflow that its documentation doesn't promise, against its public ones, on a file and over HTTP."""
 
 import inspect
+import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 from helpers.project import using
 from helpers.servers import tracking_server
@@ -14,8 +17,9 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.rest_utils import http_request
 
-from normstudy.tracking import mlflow_private
-from normstudy.tracking.mlflow_private import bulk_history, first_bytes
+from normstudy.tracking import Tag, mlflow_private
+from normstudy.tracking.mlflow_private import bulk_history, first_bytes, image_names
+from normstudy.tracking.result import SHOWN
 
 
 @pytest.fixture(params=["file", "http"])
@@ -50,6 +54,27 @@ def test_bulk_history_and_first_bytes_are_what_the_public_calls_give(
         assert first_bytes(runs[0].artifact_uri, "folder/file.txt", 4) == b"0123"
         monkeypatch.setattr(mlflow_private, "BULK_POINTS", 5)  # fewer than there are: the answer is cut short
         assert bulk_history([run.run_id for run in runs], "test/loss") == []
+
+
+def test_images_and_tables_have_mlflows_own_names_which_a_second_call_would_double(store: str) -> None:
+    client = mlflow.MlflowClient()
+    run = client.create_run("0").info
+    for _ in range(2):  # as after a kill
+        client.log_image(run.run_id, np.zeros((28, 28), np.uint8), key="test/misclassified", step=3)
+        client.log_table(run.run_id, {"true": [7], "image": [mlflow.Image(np.zeros((28, 28), np.uint8))]}, "t.json")
+    table = json.loads(mlflow.artifacts.load_text(f"{run.artifact_uri}/t.json"))
+    assert len(table["data"]) == 2
+    assert {"type", "filepath", "compressed_filepath"} == set(table["data"][0][1])
+    tags = client.get_run(run.run_id).data.tags
+    assert tags[Tag.IMAGES] == SHOWN[Tag.IMAGES]
+    assert json.loads(tags[Tag.TABLES])[0].keys() == json.loads(SHOWN[Tag.TABLES])[0].keys()
+
+    def form(name: str) -> str:
+        return re.sub(r"timestamp.[0-9]+.[0-9a-f]{8}-[0-9a-f-]{27}", "?", name)
+
+    logged = sorted(form(file.path) for file in client.list_artifacts(run.run_id, "images"))
+    assert logged == sorted(2 * [form(name) for name in image_names("test/misclassified", step=3, of="0123")])
+    assert image_names("test/misclassified", step=3, of="0123") == image_names("test/misclassified", step=3, of="0123")
 
 
 def test_mlflow_has_the_names_that_are_called() -> None:

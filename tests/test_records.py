@@ -73,7 +73,7 @@ def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) 
     assert sync() == (3, 0)
     assert sync() == (0, 0)
     [parent] = [run for run in all_runs() if Tag.STUDY_KEY in run.data.tags]
-    assert parent.info.status == "FINISHED"
+    assert (parent.info.status, parent.data.metrics["variants/BN n"]) == ("FINISHED", 2)
     records = finished_trials(list(PAIR.configs), parent.info.run_id)
     assert [record.config.seed for record in records] == [0, 1]
     assert {record.tags[Tag.PARENT] for record in records} == {parent.info.run_id}

@@ -1,13 +1,20 @@
 """The registered model of a variant: which trials become a version, and which version the alias names."""
 
+import json
+from pathlib import Path
+
 import mlflow
 import pytest
 from helpers.fake_server import FakeServer
+from mlflow.entities import LoggedModelOutput
+from safetensors.torch import save_file
 
 from normstudy.config import VARIANTS, TrainConfig
+from normstudy.model import DigitNet
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.logged_model import log_model
 from normstudy.tracking.run import is_of_main_comparison
 from normstudy.tracking.uploader import Upload
 
@@ -31,7 +38,24 @@ def test_alias_names_the_run_that_started_last_in_whatever_order_runs_arrive(sto
         assert client.get_model_version_by_alias(NAME, "newest").run_id == runs[newest]
     versions = client.search_model_versions(f"name = '{NAME}'")
     assert sorted(str(version.run_id) for version in versions) == sorted(runs.values())  # each once
+    for version in versions:  # what the model's page shows
+        model = client.get_logged_model(str(version.source).removeprefix("models:/"))
+        assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": version.version}]
     assert {version.description for version in versions} == {"what it is"}
+
+
+def test_a_model_that_a_killed_process_left_half_is_made_whole_and_not_doubled(store: str, tmp_path: Path) -> None:
+    client, weights = mlflow.MlflowClient(), tmp_path / "model.safetensors"
+    save_file(DigitNet("gn").state_dict(), weights)
+    trained = TrainedModel(norm="gn", network="plain", groups=4, weights="", step=1, name=f"{NAME}-seed0")
+    run_id = str(client.create_run("0").info.run_id)
+    half = client.create_logged_model("0", name=trained.name, source_run_id=run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(half.model_id, 1)])
+    for _ in range(2):
+        log_model(run_id, trained, weights)
+    [model] = client.search_logged_models(["0"])
+    assert (model.model_id, model.status) == (half.model_id, "READY")
+    assert client.get_run(run_id).info.status == "RUNNING"
 
 
 def test_a_store_without_a_registry_is_said_once_and_fails_no_run(

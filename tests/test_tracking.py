@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.leases import TRIAL, leased
@@ -21,8 +22,9 @@ from normstudy.config import L1, TrainConfig
 from normstudy.data import Data, load_images
 from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
+from normstudy.figures import NORM_STYLES
 from normstudy.launch.study import single
-from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking import Artifact, Metric, Tag, unpacked
 from normstudy.tracking.run import LogTracker
 from normstudy.train import build_model
 
@@ -55,15 +57,22 @@ def test_run_has_every_metric_at_every_epoch(run: Run) -> None:
 
 def test_run_has_the_resolved_config_and_its_provenance(run: Run) -> None:
     assert run.info.status == "FINISHED"
-    assert {name: run.data.params[name] for name in TrainConfig.model_fields} == {n: str(v) for n, v in CONFIG}
+    known = {name: str(value) for name, value in CONFIG if name != "groups"}  # which mean nothing to BatchNorm
+    assert {name: text for name, text in run.data.params.items() if name != "parameters"} == known
     assert run.data.params["parameters"] == str(sum(p.numel() for p in build_model(CONFIG).parameters()))
     assert json.loads(artifact(run, Artifact.CONFIG).read_text()) == CONFIG.model_dump()
-    tags = run.data.tags
+    tags = unpacked(run.data.tags)
     assert tags[Tag.TRIAL_KEY] == CONFIG.trial_key
-    assert tags["normstudy.threads"] == "1"
+    assert tags[Tag.COLOR] == NORM_STYLES["BN + L1"]["color"]
     assert tags[Tag.TORCH] == torch.__version__.split("+")[0]
     assert all(tags[tag] for tag in (Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DATA_DIGEST, Tag.DEVICE, Tag.PROCESSOR))
     assert tags["normstudy.version.python"] == platform.python_version()
+
+
+def test_what_only_programs_ask_for_is_one_tag(run: Run) -> None:
+    names = {name.removeprefix("normstudy.") for name in run.data.tags if not name.startswith("mlflow.")}
+    of_interest = {"variant", "study", "device", "data_digest"}
+    assert names - of_interest == {"trial_key", "record", "heartbeat", "process"}
 
 
 def test_run_says_what_it_is_what_came_out_and_how_to_repeat_it(run: Run) -> None:
@@ -164,6 +173,48 @@ def test_misclassified_artifacts_are_exactly_the_models_errors(run: Run) -> None
     assert (np.asarray(Image.open(picture)) == test.images[first, 0].numpy()).all()
 
 
+def test_ten_misclassified_images_are_where_the_ui_shows_them_highest_loss_first(run: Run) -> None:
+    assert run.data.tags[Tag.IMAGES] == "True"
+    files = {path.name.split("+")[2]: path for path in artifact(run, "images").iterdir() if path.suffix == ".png"}
+    table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{Artifact.MISCLASSIFIED}")
+    worst = sorted(table["data"], key=lambda row: -row[5])[:10]
+    test = load_images()[1]
+    for place, row in enumerate(worst):
+        assert (np.asarray(Image.open(files[str(place)]))[4::8, 4::8] == test.images[row[0], 0].numpy()).all()
+    assert len(list(artifact(run, "images").iterdir())) == 20  # each whole and compressed
+
+
+def test_table_for_people_has_thumbnails_and_the_highest_loss_first(run: Run) -> None:
+    assert json.loads(run.data.tags[Tag.TABLES])[0] == {"path": Artifact.BY_LOSS, "type": "table"}
+    table = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/{Artifact.BY_LOSS}")
+    rows = pd.DataFrame(table["data"], columns=table["columns"])
+    assert rows["loss"].is_monotonic_decreasing
+    assert (rows["loss"].round(3) == rows["loss"]).all()
+    test = load_images()[1]
+    for cell, index in zip(rows["image"], rows["index"], strict=True):
+        thumbnail = np.asarray(Image.open(artifact(run, cell["filepath"])))
+        assert (thumbnail[2::4, 2::4] == test.images[index, 0].numpy()).all()
+
+
+def test_system_metrics_are_logged_where_asked_for_and_hinder_no_resume(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    config, asked = TrainConfig(epochs=2, train_size=640, device="cpu"), iter(range(1_000))
+    with pytest.raises(Interrupted):
+        single(config, stop_signal=lambda: 15 if next(asked) > 30 else None)  # in the second epoch
+    single(config)
+    run = run_of("GN")
+    assert run.info.status == "FINISHED"
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, Metric.TEST_LOSS)
+    assert [point.step for point in history] == [1, 2]
+    assert run.outputs
+    model = mlflow.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert {metric.key for metric in model.metrics or ()} == {name for name in run.data.metrics if name in set(Metric)}
+
+
 def test_grid_and_confusion_matrix_are_logged(run: Run) -> None:
     assert Image.open(artifact(run, Artifact.GRID)).size[0] > 500
     counts = np.array(json.loads(artifact(run, Artifact.CONFUSION).read_text())["data"])
@@ -180,7 +231,7 @@ def test_the_three_are_children_of_one_finished_study(studied_store: str) -> Non
     assert {run.data.tags[Tag.VARIANT]: run.info.status for run in children} == dict.fromkeys(
         ("GN", "LN", "BN + L1"), "FINISHED"
     )
-    assert all(run.data.tags["normstudy.threads"] == "1" for run in children)
+    assert all(unpacked(run.data.tags)[Tag.SIDE_BY_SIDE] for run in children)
 
 
 def test_diverged_run_ends_failed_with_its_step_and_no_result(store: str) -> None:

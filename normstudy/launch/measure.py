@@ -23,7 +23,7 @@ from normstudy.provenance import usable_cores
 from normstudy.report.read import read_artifact, without_measure
 from normstudy.robustness import calibration, shift_table, shifted, zero_share
 from normstudy.tracking import Artifact, Measure
-from normstudy.tracking.run import write_json
+from normstudy.tracking.result import write_json
 from normstudy.tracking.store import log_to_run
 from normstudy.train import StopCheck, build_model
 

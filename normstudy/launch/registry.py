@@ -8,7 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from normstudy.errors import RunDeleted, ServerAway, Superseded, say
 from normstudy.launch.state import Outcome, TrialState, describe, outcome_in, outcome_of, usable_logs
-from normstudy.tracking import Tag
+from normstudy.tracking import Metric, Tag
 from normstudy.tracking.client import Server, StoredRun, canonical, is_result
 from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs
 from normstudy.tracking.run import Lease
@@ -73,6 +73,21 @@ class Registry:
         if own and not run:
             return outcome_in(own[-1])
         return (TrialState.UNFINISHED if run else TrialState.NEW), describe(run)
+
+    def accuracies(self, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
+        """Of each trial that has finished: its run, or without a server its record, and its last test accuracy."""
+        by_key: dict[str, list[StoredRun]] = {}
+        for run in self.runs(Tag.TRIAL_KEY, keys[0] if len(keys) == 1 else None):
+            by_key.setdefault(run.tags.get(Tag.TRIAL_KEY, ""), []).append(run)
+        found: dict[str, tuple[str, float]] = {}
+        for key in keys:
+            best = canonical(by_key.get(key, []))
+            if best and best.status == "FINISHED" and Metric.TEST_ACCURACY in best.metrics:
+                found[key] = best.run_id, best.metrics[Metric.TEST_ACCURACY]
+        for log in logs() if self.server is None else []:
+            if log.key in keys and log.end and log.end.status == "FINISHED":
+                found[log.key] = log.folder.name, log.state.epochs[max(log.epochs)].metrics[Metric.TEST_ACCURACY]
+        return found
 
     def is_living(self, run: StoredRun) -> bool:
         """Whether another machine works for it, as far as `watch` has found."""

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
@@ -22,10 +22,11 @@ from normstudy.launch.registry import GONE, Registry, Trial
 from normstudy.launch.state import FINAL, LEFT, Outcome, TrialState
 from normstudy.launch.worker import grouped_in_stacks, run_trials, train_leased
 from normstudy.provenance import git_state
-from normstudy.tracking import Artifact, Metric, Tag
-from normstudy.tracking.client import Server, canonical
+from normstudy.tracking import Artifact, Tag
+from normstudy.tracking.client import Server, canonical, is_result
 from normstudy.tracking.event_log import Event, logs
-from normstudy.tracking.run import Lease, write_json
+from normstudy.tracking.result import write_json
+from normstudy.tracking.run import Lease
 from normstudy.tracking.store import (
     STATE,
     chosen_experiment,
@@ -36,9 +37,9 @@ from normstudy.tracking.store import (
     identity,
     local_folder,
     state_root,
-    ui_link,
     where,
 )
+from normstudy.tracking.ui import link
 from normstudy.tracking.uploader import Uploader
 from normstudy.train import StopCheck, build_model, pick_device
 
@@ -64,9 +65,9 @@ def single(
         print(f"{name} has finished already: {what}; --force trains it again")
     with suppress(TrackingError):  # the server may have gone away after it had got all
         if config.trial_key not in refused:
-            print(f"{name}: test accuracy {100 * accuracies(registry, [config])[config.trial_key]:.2f} %")
+            print(f"{name}: test accuracy {100 * registry.accuracies([config.trial_key])[config.trial_key][1]:.2f} %")
         if run := canonical(registry.runs(Tag.TRIAL_KEY, config.trial_key)):
-            print(f"run {run.run_id} on {where()}\n{ui_link(run.experiment_id, run.run_id)}")
+            print(f"run {run.run_id} on {where()}\n{link(run.experiment_id, run.run_id)}")
     if registry.server is None:
         print(f"it waits in {state_root()}; `normstudy sync` sends it to a tracking server")
 
@@ -81,26 +82,13 @@ def left_by_a_stop(registry: Registry, config: TrainConfig) -> str:
     return f"Stopped {what}; the same command resumes {f'run {run.run_id}' if run else 'it'}"
 
 
-def accuracies(registry: Registry, configs: Sequence[TrainConfig]) -> dict[str, float]:
-    """Test accuracy of each finished trial by its key: as the server has it, or, without one, this machine."""
-    found: dict[str, float] = {}
-    only = configs[0].trial_key if len(configs) == 1 else None
-    if registry.server is None:
-        for log in (log for log in logs(only) if log.end and log.end.status == "FINISHED"):
-            found[log.key] = log.state.epochs[max(log.epochs)].metrics[Metric.TEST_ACCURACY]
-        return found
-    for run in reversed(registry.runs(Tag.TRIAL_KEY, only)):  # the newest counts
-        if run.status == "FINISHED" and Metric.TEST_ACCURACY in run.metrics:
-            found[run.tags[Tag.TRIAL_KEY]] = run.metrics[Metric.TEST_ACCURACY]
-    return found
-
-
 def tell_results(registry: Registry, configs: Sequence[TrainConfig], run: str | None) -> None:
     """What a study came to, and where it is; nothing where the server went away after it had got all."""
     with suppress(TrackingError):
-        print(results_table(configs, accuracies(registry, configs)))
+        found = registry.accuracies([config.trial_key for config in configs])
+        print(results_table(configs, {key: accuracy for key, (_, accuracy) in found.items()}))
         if registry.server and run:
-            print(f"study {run} on {where()}\n{ui_link(registry.server.experiment(registry.experiment))}")
+            print(f"study {run} on {where()}\n{link(registry.server.experiment(registry.experiment))}")
 
 
 def results_table(configs: Sequence[TrainConfig], known: Mapping[str, float]) -> str:
@@ -147,18 +135,20 @@ def study(
         print(f"{len(configs) - len(left)} of {len(configs)} trials are left as they are", flush=True)
     if not left:
         require_finished(experiment, outcomes)
-        tell_results(registry, configs, None)
-        return ""
-    if git_state()[1] == "true":
+        if is_concluded(experiment, registry) or TrialState.RUNNING in [state for state, _ in outcomes.values()]:
+            tell_results(registry, configs, None)
+            return ""
+    before = {key for key, (state, _) in outcomes.items() if state == TrialState.FINISHED and not force}
+    if left and git_state()[1] == "true":
         say("the working tree has uncommitted changes; these runs are marked as such")
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
-    if executor is None:
+    if executor is None and left:
         preload()
         workers = workers or default_workers([together[0] for together in stacks])
         tags[Tag.SIDE_BY_SIDE] = str(workers)
         executor = LocalExecutor(workers, run_trials)
-    with open_parent(experiment, registry, tags) as (record, run):
+    with open_parent(experiment, registry, tags, before) as (record, run):
         shared: dict[str, Any] = {
             "experiment": registry.experiment,
             "parent": record,
@@ -170,7 +160,8 @@ def study(
         }
         tasks = [Task(configs=together, **shared) for together in stacks]
         with tqdm(total=sum(config.epochs for config in left), unit="epoch", disable=None) as bar:
-            executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
+            if tasks and executor:
+                executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
         if signal_number := stop_signal():
             done = sum(outcomes[config.trial_key][0] in FINAL for config in configs)
             text = f"Stopped after {done} of {len(configs)} trials; the same command resumes the study"
@@ -233,15 +224,14 @@ def open_registry(*, offline: bool) -> Registry:
 
 @contextmanager
 def open_parent(
-    experiment: Experiment, registry: Registry, tags: Mapping[str, str]
+    experiment: Experiment, registry: Registry, tags: Mapping[str, str], before: Collection[str]
 ) -> Iterator[tuple[str, str | None]]:
     """The run of the study itself, over those of its trials: ids of its record and, where there is a server, its run.
 
     That of an earlier start on this machine goes on, unless it has finished; one whose process lives is shared. It ends
     as its block ends.
     """
-    keys = sorted(config.trial_key for config in experiment.configs)
-    key = sha256("+".join([experiment.name, *keys]).encode()).hexdigest()[:16]
+    key = study_key(experiment)
     begun = registry.begin(Trial(key=key, name=f"study {experiment.name}", key_tag=Tag.STUDY_KEY))
     if not isinstance(begun, Lease):
         # another process has made its record, or is just making it
@@ -262,10 +252,25 @@ def open_parent(
             begun.log.add_files("study")
             begun.tell()
             yield begun.log.id, begun.upload.run_id if begun.upload else None
+            from normstudy.launch.summary import conclude  # it loads pandas and scipy, which the start needs not
+
+            conclude(begun.log, experiment, registry, before)
         except BaseException as error:
             begun.end(error)
             raise
         begun.end(None)
+
+
+def study_key(experiment: Experiment) -> str:
+    """Of the run of the study itself, as a trial has one."""
+    keys = sorted(config.trial_key for config in experiment.configs)
+    return sha256("+".join([experiment.name, *keys]).encode()).hexdigest()[:16]
+
+
+def is_concluded(experiment: Experiment, registry: Registry) -> bool:
+    """Whether the run of the study itself has finished, or waits here as one that has."""
+    key = study_key(experiment)
+    return any(is_result(run) for run in registry.runs(Tag.STUDY_KEY, key)) or any(log.has_result for log in logs(key))
 
 
 def require_finished(experiment: Experiment, outcomes: Mapping[str, Outcome]) -> None:

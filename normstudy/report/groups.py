@@ -211,7 +211,7 @@ def summary_table(results: pd.DataFrame, *, several: bool) -> str:
     rows = []
     for group, runs in results.groupby("group", sort=False):
         n, mean = len(runs), runs.mean(numeric_only=True)
-        low, high = _accuracy_interval(runs)
+        low, high = group_interval(runs)
         rows.append(
             [
                 *([str(group), str(n)] if several else [str(group)]),
@@ -231,13 +231,13 @@ def brief_table(results: pd.DataFrame, groups: Iterable[str]) -> str:
     rows = []
     for group in groups:
         runs = results[results["group"] == group]
-        low, high = _accuracy_interval(runs)
+        low, high = group_interval(runs)
         accuracy = f"{percent(runs['test_accuracy'].mean(), 3)} ({100 * low:.3f} to {100 * high:.3f})"
         rows.append([group, str(len(runs)), accuracy, f"{runs['errors'].mean():.1f}"])
     return markdown_table(["", "n", "test accuracy (95 % interval)", "errors"], rows)
 
 
-def _accuracy_interval(runs: pd.DataFrame) -> tuple[float, float]:
+def group_interval(runs: pd.DataFrame) -> tuple[float, float]:
     """Of a group's accuracy: of the mean over seeds, or for one run of the sampling of images."""
     if len(runs) == 1:
         return accuracy_interval(int(runs["errors"].iloc[0]), TEST_IMAGES)

@@ -26,7 +26,7 @@ from normstudy.experiment import Experiment, Settings
 from normstudy.figures import ten_worst
 from normstudy.report.tables import TEST_IMAGES
 from normstudy.report.validation import COLUMNS, checked, logged_image, logged_measure, logged_table, unfinished
-from normstudy.tracking import Artifact, Measure, Metric, Tag
+from normstudy.tracking import Artifact, Measure, Metric, Tag, unpacked
 from normstudy.tracking.mlflow_private import BULK_POINTS, BULK_RUNS, bulk_history, first_bytes
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, connect, pages, ten_name, where
 
@@ -216,7 +216,7 @@ def _histories(pool: ThreadPoolExecutor, run_ids: list[str]) -> Points:
 
 def _read(run: Run, group: str, draw: bool, *, points: Points, measures: Sequence[Measure]) -> TrialRecord:
     """A run, with its ten images where they are to be drawn."""
-    config, run_id, stopped = _config(run), run.info.run_id, _diverged_at(run)
+    config, run_id, stopped, tags = _config(run), run.info.run_id, _diverged_at(run), unpacked(run.data.tags)
     last = config.epochs if stopped is None else (stopped - 1) // (config.training_images // config.batch_size)
     metrics = (*CURVES, *(HELD_OUT if config.val_size else ()))
     histories = {str(metric): _history(run_id, metric, last, points) for metric in metrics}
@@ -227,8 +227,8 @@ def _read(run: Run, group: str, draw: bool, *, points: Points, measures: Sequenc
         expected = round((1 - epochs[Metric.TEST_ACCURACY].iloc[-1]) * TEST_IMAGES)
         if len(table) != expected:
             raise ReportError(f"run {run_id}: {len(table)} misclassified images, its accuracy says {expected}")
-    counts = {"parameters": run.data.params.get("parameters"), "cores": run.data.tags.get(Tag.CORES)}
-    counts |= {"side_by_side": run.data.tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": run.data.tags.get(Tag.STACK, "1")}
+    counts = {"parameters": run.data.params.get("parameters"), "cores": tags.get(Tag.CORES)}
+    counts |= {"side_by_side": tags.get(Tag.SIDE_BY_SIDE, "1"), "stack": tags.get(Tag.STACK, "1")}
     draw = draw and stopped is None
     names = [ten_name(row) for row in ten_worst(table).itertuples()] if draw else []
     wanted = measures if stopped is None else ()
@@ -237,7 +237,7 @@ def _read(run: Run, group: str, draw: bool, *, points: Points, measures: Sequenc
         group=group,
         config=config,
         **{name: int(checked("a whole number", text, f"run {run_id}: {name}")) for name, text in counts.items()},
-        tags=run.data.tags,
+        tags=tags,
         epochs=epochs,
         misclassified=table,
         ten=[read_artifact(run, f"{Artifact.TEN}/{name}", logged_image) for name in names] if draw else None,

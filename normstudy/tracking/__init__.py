@@ -1,5 +1,6 @@
 """What the training loop tells of a run, and the names under which a run keeps it. Imports no MLflow."""
 
+import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -28,6 +29,9 @@ class Metric(StrEnum):
     EPOCH_SECONDS = "epoch_seconds"
 
 
+SYSTEM = "system/"  # of the metrics of MLflow's own monitor
+
+
 class Tag(StrEnum):
     """Names of the tags that reader and writer share."""
 
@@ -45,11 +49,12 @@ class Tag(StrEnum):
     SIDE_BY_SIDE = "normstudy.side_by_side"
     CORES = "normstudy.cores"
     PROCESSOR = "normstudy.processor"
-    GIT_COMMIT = "normstudy.git_commit"
-    GIT_DIRTY = "normstudy.git_dirty"
+    GIT_COMMIT = "mlflow.source.git.commit"
+    GIT_DIRTY = "mlflow.source.git.dirty"
     DATA_DIGEST = "normstudy.data_digest"
     DEVICE = "normstudy.device"
     TORCH = "normstudy.version.torch"  # other libraries have such a tag, too
+    PROCESS = "normstudy.process"
     STACK = "normstudy.stack"
     FAILURE = "normstudy.failure"
     FAILURE_STEP = "normstudy.failure_step"
@@ -57,6 +62,42 @@ class Tag(StrEnum):
     NAME = "mlflow.runName"
     PARENT = "mlflow.parentRunId"
     TABLES = "mlflow.loggedArtifacts"
+    IMAGES = "mlflow.loggedImages"
+    COLOR = "mlflow.runColor"
+
+
+# What only programs ask for is one tag of a run, `Tag.PROCESS`, as JSON. Tags of their own are those that the server
+# searches by (keys, record), and those that others than the one sending thread write: the heartbeat, by a thread of its
+# own, and `SUPERSEDED_BY`, by the process that takes a run over. In one tag, one writer would undo the other's.
+VERSION = "normstudy.version."
+PROCESS = frozenset(
+    [Tag.MACHINE, Tag.HOST, Tag.LAUNCHER, Tag.REPLACES, Tag.SIDE_BY_SIDE, Tag.STACK, Tag.CORES, Tag.PROCESSOR]
+)
+PREFIX = "normstudy."
+BEFORE = {Tag.GIT_COMMIT: "normstudy.git_commit", Tag.GIT_DIRTY: "normstudy.git_dirty"}  # of runs until 0.6
+
+
+def is_of_process(tag: str) -> bool:
+    """Whether a run keeps it in `Tag.PROCESS`."""
+    return tag in PROCESS or tag.startswith(VERSION)
+
+
+def packed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as a run keeps them."""
+    process = {name.removeprefix(PREFIX): value for name, value in tags.items() if is_of_process(name)}
+    own = {str(name): value for name, value in tags.items() if not is_of_process(name)}
+    return {**own, str(Tag.PROCESS): json.dumps(process, sort_keys=True)} if process else own
+
+
+def unpacked(kept: Mapping[str, str]) -> dict[str, str]:
+    """Each tag by its own name, of a run of any version of normstudy; what is no such JSON is left out."""
+    try:
+        found = json.loads(kept.get(Tag.PROCESS, "{}"))
+    except (ValueError, RecursionError):
+        found = {}
+    process = {f"{PREFIX}{name}": text for name, text in found.items()} if isinstance(found, dict) else {}
+    before = {str(tag): kept[old] for tag, old in BEFORE.items() if old in kept}
+    return {**kept, **before, **{n: text for n, text in process.items() if is_of_process(n) and isinstance(text, str)}}
 
 
 class Artifact(StrEnum):
@@ -66,10 +107,14 @@ class Artifact(StrEnum):
     STUDY = "study.json"
     WEIGHTS = "weights/model.safetensors"
     MISCLASSIFIED = "misclassified/table.json"
+    BY_LOSS = "misclassified/by_loss.json"
+    THUMBNAILS = "misclassified/thumbnails"
     GRID = "misclassified/grid.png"
     TEN = "misclassified/images"
     CONFUSION = "confusion_matrix.json"
     CONFUSION_FIGURE = "confusion_matrix.png"
+    GROUPS = "summary/groups.json"
+    TRIALS = "summary/trials.json"
 
 
 class Measure(StrEnum):

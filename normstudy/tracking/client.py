@@ -17,10 +17,11 @@ from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
 from normstudy.errors import Refused, ServerAway, TrackingError, one_line, say
-from normstudy.tracking import Tag, TrainedModel
+from normstudy.tracking import SYSTEM, Tag, TrainedModel, is_of_process, packed, unpacked
 from normstudy.tracking.event_log import machine
 from normstudy.tracking.logged_model import has_model, log_model, register
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
+from normstudy.tracking.ui import describe
 
 POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
 DISK_REFUSALS = (EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS)
@@ -132,7 +133,7 @@ class Server:
     def create(self, experiment_id: str, tags: Mapping[str, str]) -> str:
         """A new run, RUNNING; its id."""
         with self.answering():
-            return str(self.client.create_run(experiment_id, tags=resolve_tags(dict(tags))).info.run_id)
+            return str(self.client.create_run(experiment_id, tags=resolve_tags(packed(tags))).info.run_id)
 
     def delete(self, run_id: str) -> None:
         """Delete a run, as the UI does."""
@@ -147,6 +148,7 @@ class Server:
             steps = {
                 name: {point.step for point in self.client.get_metric_history(run.run_id, name)}
                 for name in known.data.metrics
+                if not name.startswith(SYSTEM)  # whose steps are no epochs
             }
             files = {
                 file.path: file.file_size or 0
@@ -164,14 +166,14 @@ class Server:
         with self.answering():
             self.client.log_batch(
                 run_id,
-                tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+                tags=[RunTag(name, value) for name, value in packed(tags or {}).items()],
                 params=[Param(name, value) for name, value in (params or {}).items()],
             )
 
     def drop_tags(self, run_id: str, tags: Collection[str]) -> None:
         """Remove tags that are there."""
         with self.answering():
-            for tag in tags:
+            for tag in {Tag.PROCESS if is_of_process(tag) else tag for tag in tags}:
                 self.client.delete_tag(run_id, tag)
 
     def log_metrics(self, run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
@@ -207,6 +209,17 @@ class Server:
         """The network as MLflow serves it, once for a run."""
         with self.answering():
             log_model(run_id, trained, weights)
+
+    def publish(self, run: StoredRun | None, name: str) -> None:
+        """What follows from the end of a run that finished: its model becomes a version of the registered model `name`,
+        where there is one; the description of a study's experiment names it."""
+        if run and name:
+            self.register(run.run_id, name)
+        if run and Tag.STUDY_KEY in run.tags:
+            studies = self.runs(run.experiment_id, Tag.STUDY_KEY)
+            with self.answering():
+                finished = {study.run_id: study.tags for study in studies if study.status == "FINISHED"}
+                describe(self.client, run.experiment_id, finished)
 
     def register(self, run_id: str, name: str) -> None:
         """The run's model as a version of the registered model `name`, once for a run. Says so, once, where the store
@@ -251,7 +264,7 @@ def _stored(run: Run) -> StoredRun:
         experiment_id=run.info.experiment_id,
         started=run.info.start_time,
         deleted=run.info.lifecycle_stage == "deleted",
-        tags=run.data.tags,
+        tags=unpacked(run.data.tags),
         params=run.data.params,
         metrics=run.data.metrics,
     )

@@ -1,5 +1,6 @@
 """The trained network as a model that MLflow serves: raw pixels in, class and probabilities out."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from normstudy.config import TrainConfig
 from normstudy.data import normalise
 from normstudy.model import CLASSES, DigitNet
 from normstudy.provenance import library_versions
-from normstudy.tracking import Metric, Tag, TrainedModel
+from normstudy.tracking import Metric, Tag, TrainedModel, unpacked
 from normstudy.tracking.store import own_location, pages
 
 IMAGE = (1, 28, 28)
@@ -94,7 +96,7 @@ def log_model(run_id: str, trained: TrainedModel, weights: Path) -> None:
 
 
 def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> LoggedModel:
-    tags, params = run.data.tags, run.data.params
+    tags, params = unpacked(run.data.tags), run.data.params
     return client.create_logged_model(
         run.info.experiment_id,
         name=trained.name,
@@ -142,19 +144,22 @@ def register(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     if all(version.run_id != run_id for version in pages(client.search_model_versions, filter_string=found)):
-        client.create_model_version(
+        version = client.create_model_version(
             name,
             f"models:/{model.model_id}",
             run_id=run_id,
             model_id=model.model_id,
-            tags={STARTED: str(run.info.start_time), **_provenance(model.tags)},
+            tags={**_provenance(model.tags), STARTED: str(run.info.start_time)},
             description=model.tags.get(Tag.NOTE),
             await_creation_for=0,
-        )
+        ).version
+        # its server does this, its client with a database doesn't, and the model's page says "not registered"
+        versions = json.dumps([{"name": name, "version": version}])
+        client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: versions})
     pointed = None
     while True:  # another process may have added a version, or pointed to its own, meanwhile
-        versions = list(pages(client.search_model_versions, filter_string=found))
-        newest = max(versions, key=lambda version: int(version.tags.get(STARTED, 0))).version
+        known = list(pages(client.search_model_versions, filter_string=found))
+        newest = max(known, key=lambda version: int(version.tags.get(STARTED, 0))).version
         if newest == pointed:
             return
         client.set_registered_model_alias(name, NEWEST, newest)

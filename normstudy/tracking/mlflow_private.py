@@ -4,6 +4,7 @@ import os
 import resource
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -55,6 +56,15 @@ def bulk_history(run_ids: Sequence[str], metric: str) -> list[Point]:
 def vars_of(point: Any) -> dict[str, Any]:
     """The point of a metric as the server's JSON has it."""
     return {name: getattr(point, name) for name in Point._fields}
+
+
+def image_names(key: str, *, step: int, of: str) -> tuple[str, str]:
+    """The artifacts of an image that the UI shows at a step, whole and compressed, as `log_image` names them, but for
+    the time and the random part: these are the same each time for one `of`."""
+    stem = (
+        f"images/{key.replace('/', '~')}+step+{step}+timestamp+1+{uuid.uuid5(uuid.NAMESPACE_OID, f'{of} {key} {step}')}"
+    )
+    return f"{stem}.png", f"{stem}+compressed.webp"
 
 
 def first_bytes(location: str, path: str, size: int) -> bytes:

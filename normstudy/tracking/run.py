@@ -1,32 +1,32 @@
 """What a trial logs: before its first step, at each epoch, at its end. All of it goes to its event log first."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from mlflow.data.numpy_dataset import from_numpy
-from PIL import Image
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from safetensors.torch import save
 
 from normstudy import figures as plots
 from normstudy.config import TITLES, VARIANTS, TrainConfig
 from normstudy.data import Data, Split
 from normstudy.errors import Interrupted, StorageError
-from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
+from normstudy.evaluate import Evaluation
 from normstudy.files import writing
 from normstudy.model import DigitNet
 from normstudy.provenance import git_state, library_versions, processor, usable_cores
-from normstudy.tracking import Artifact, Metric, Tag, TrainedModel
+from normstudy.tracking import VERSION, Artifact, Metric, Tag, TrainedModel
 from normstudy.tracking.checkpoint import Checkpoints
 from normstudy.tracking.event_log import Event, EventLog, TrialLock, own_path
-from normstudy.tracking.store import ending, identity, ten_name
+from normstudy.tracking.result import SHOWN, write_json, write_result
+from normstudy.tracking.store import ending, identity
 from normstudy.tracking.uploader import Upload, Uploader
 
 SOURCES = {
-    "mnist": "http://yann.lecun.com/exdb/mnist/",
+    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",  # of the first publisher's site nothing is left
     "fashion": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
 }
 
@@ -72,6 +72,7 @@ class LogTracker:
 
     def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
         self.leases, self.tags = leases, tags
+        self.monitors: list[SystemMetricsMonitor] = []
         self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
         for lease in leases.values():
             if lease.upload and uploader:
@@ -83,6 +84,8 @@ class LogTracker:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for lease in self.leases.values():
             lease.end(error or Interrupted(0))
+        for monitor in self.monitors:
+            monitor.finish()
 
     def start(
         self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
@@ -104,16 +107,20 @@ class LogTracker:
             Tag.GIT_DIRTY: dirty,
             Tag.DATA_DIGEST: data.train.digest,
             Tag.DEVICE: ", ".join(dict.fromkeys(devices)),  # it may go on on another one than it began on
-            "normstudy.threads": config.threads,
-            **{f"normstudy.version.{name}": value for name, value in library_versions().items()},
+            Tag.COLOR: plots.norm_styles([config.variant])[config.variant]["color"],
+            **{f"{VERSION}{name}": value for name, value in library_versions().items()},
         }
-        params = {**config.model_dump(), "parameters": parameters}
+        params = {**config.model_dump(exclude=without_effect(config)), "parameters": parameters}
         described = tuple(datasets(config.dataset, data))
         log.append(Event(status="RUNNING", tags=as_text(tags), params=as_text(params), datasets=described))
         with writing(log.files):
             write_json(log.files / "start" / Artifact.CONFIG, config.model_dump())
         log.add_files("start")
         lease.tell()
+        if lease.upload and MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            # of a moment on this machine, so they pass the event log by; one that can't be sent is lost
+            self.monitors.append(SystemMetricsMonitor(lease.upload.run_id, resume_logging=True))
+            self.monitors[-1].start()
         return TrialRun(lease, config)
 
     def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
@@ -153,12 +160,11 @@ class TrialRun:
             weights.parent.mkdir(parents=True, exist_ok=True)
             # safetensors stores contiguous tensors only
             weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
-            errors = self._write_result(folder, test, split)
+            errors = write_result(folder, config, test, split)
         result = (
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
             f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."
         )
-        tables = json.dumps([{"path": Artifact.MISCLASSIFIED, "type": "table"}])  # for `mlflow.load_table`
         note = describe(config, result)
         trained = TrainedModel(
             norm=config.norm,
@@ -171,35 +177,12 @@ class TrialRun:
             description=note,
             example=split.images[:2].cpu().numpy().tobytes().hex(),
         )
-        log.add_files("result", tags={Tag.NOTE: note, Tag.TABLES: tables}, model=trained)
-
-    def _write_result(self, folder: Path, test: Evaluation, split: Split) -> int:
-        """The misclassified test images, as table and pictures, and the confusion matrix; how many there are."""
-        table = misclassified(test, split)
-        worst = plots.ten_worst(table)
-        images = [split.images[index, 0].cpu().numpy() for index in worst["index"]]
-        (folder / Artifact.TEN).mkdir(parents=True, exist_ok=True)
-        write_json(folder / Artifact.MISCLASSIFIED, table.to_dict(orient="split", index=False))
-        for row, image in zip(worst.itertuples(), images, strict=True):
-            Image.fromarray(image).save(folder / Artifact.TEN / ten_name(row))
-        variant = self.config.variant
-        title = plots.grid_title(variant, test.accuracy, len(table), len(split))
-        plots.misclassified_grid(images, worst, title).savefig(folder / Artifact.GRID)
-        counts = confusion_matrix(test, split)
-        write_json(folder / Artifact.CONFUSION, counts.to_dict(orient="split"))
-        plots.confusion(counts, variant).savefig(folder / Artifact.CONFUSION_FIGURE)
-        return len(table)
+        log.add_files("result", tags={Tag.NOTE: note, **SHOWN}, model=trained)
 
 
 def as_text(values: Mapping[str, Any]) -> dict[str, str]:
     """As MLflow keeps tags and parameters."""
     return {str(name): str(value) for name, value in values.items()}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """As MLflow writes dictionaries; its folder is made where it isn't there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def datasets(name: str, data: Data) -> list[dict[str, Any]]:
@@ -213,6 +196,12 @@ def datasets(name: str, data: Data) -> list[dict[str, Any]]:
         dataset = from_numpy(images, source=source, targets=labels, name=f"{title} {context}", digest=split.digest)
         described.append({"context": context, "dataset": dataset.to_dict()})
     return described
+
+
+def without_effect(config: TrainConfig) -> set[str]:
+    """Settings at their default that mean nothing to this norm: no parameter of its run, whose readers know them."""
+    changed = {name for name, value in config if value != type(config).model_fields[name].default}
+    return {"groups"} - changed if config.norm != "gn" else set()
 
 
 def model_family(config: TrainConfig) -> str:

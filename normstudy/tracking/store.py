@@ -135,14 +135,6 @@ def where(uri: str | None = None) -> str:
     return public.rstrip("/") if public.lower().startswith(("http:", "https:")) else public
 
 
-def ui_link(experiment_id: str, run_id: str = "") -> str:
-    """Where MLflow's UI shows a run, or an experiment; with what starts the UI, where no server does."""
-    place = f"#/experiments/{experiment_id}" + (f"/runs/{run_id}" if run_id else "")
-    if where().startswith("http"):
-        return f"{where()}/{place}"
-    return f"http://127.0.0.1:5000/{place} after `mlflow ui --backend-store-uri {where()}`"
-
-
 def artifact_location(run: Run) -> str:
     """Where a run's artifacts lie, as the server says: the place to read them from and to write them to.
 

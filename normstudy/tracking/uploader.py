@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from normstudy.errors import NormstudyError, Refused, ResultWaits, RunDeleted, ServerAway, StorageError, Superseded, say
-from normstudy.tracking import Tag, TrainedModel
+from normstudy.tracking import Tag, TrainedModel, is_of_process
 from normstudy.tracking.client import Content, Server, StoredRun, canonical, folder_of, is_result, now
 from normstudy.tracking.event_log import Event, EventLog, RunState
 from normstudy.tracking.store import where
@@ -152,6 +152,8 @@ class Upload:
         # `mlflow run` has logged its -P values as they were typed, and MLflow refuses another spelling of one
         params = {name: value for name, value in wanted.params.items() if name not in self.run.params}
         tags = {name: value for name, value in wanted.tags.items() if self.run.tags.get(name) != value}
+        if any(map(is_of_process, tags)):  # they are one tag, and so sent together
+            tags = {name: value for name, value in self.run.tags.items() if is_of_process(name)} | tags
         if params or tags:
             self.server.log(self.run_id, tags=tags, params=params)
         if len(wanted.datasets) > has.datasets:
@@ -190,8 +192,8 @@ class Upload:
             with suppress(Refused):  # it was deleted
                 self.server.set_status(self.run_id, "KILLED")
             raise
-        if trained and trained.registered and end.status == "FINISHED":
-            self.server.register(self.run_id, trained.registered)
+        if end.status == "FINISHED":
+            self.server.publish(self.run, trained.registered if trained else "")
         self.done = True
 
     def give_up(self) -> str:

@@ -145,9 +145,9 @@ class FakeServer(Server):
         with self.asked("log_model"):
             self._writable(run_id).models.append(trained.step)
 
-    def register(self, run_id: str, name: str) -> None:
-        with self.asked("register"):
-            self.registered.append((run_id, name))
+    def publish(self, run: StoredRun | None, name: str) -> None:
+        if run and name:
+            self.registered.append((run.run_id, name))
 
     def set_status(self, run_id: str, status: str) -> None:
         with self.asked("set_status"):
