@@ -144,10 +144,7 @@ def study(
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
     if executor is None and left:
-        preload()
-        workers = workers or default_workers([together[0] for together in stacks])
-        tags[Tag.SIDE_BY_SIDE] = str(workers)
-        executor = LocalExecutor(workers, run_trials)
+        executor = local_executor(stacks, workers, tags)
     with open_parent(experiment, registry, tags, before) as (record, run):
         shared: dict[str, Any] = {
             "experiment": registry.experiment,
@@ -169,6 +166,14 @@ def study(
         require_finished(experiment, outcomes)
     tell_results(registry, configs, run)
     return run or record
+
+
+def local_executor(stacks: Sequence[tuple[TrainConfig, ...]], workers: int, tags: dict[str, str]) -> Executor:
+    """`workers` processes of this machine (0: by `default_workers`), whose number goes to the tags of their runs."""
+    preload()
+    workers = workers or default_workers([together[0] for together in stacks])
+    tags[Tag.SIDE_BY_SIDE] = str(workers)
+    return LocalExecutor(workers, run_trials)
 
 
 def finalize(registry: Registry, outcomes: dict[str, Outcome], task: Task) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from normstudy.config import group_labels
 from normstudy.experiment import Experiment
 from normstudy.launch.registry import Registry, patiently
-from normstudy.report.groups import brief_table, mean_interval
+from normstudy.report.groups import brief_table, group_interval
 from normstudy.report.tables import TEST_IMAGES
 from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.event_log import EventLog
@@ -25,7 +25,7 @@ def conclude(log: EventLog, experiment: Experiment, registry: Registry, before: 
     finished = trials.groupby("group").filter(lambda runs: bool(runs["test_accuracy"].notna().all()))
     metrics: dict[str, float] = {}
     for group, runs in finished.groupby("group", sort=False):
-        low, high = mean_interval(runs)
+        low, high = group_interval(runs)
         name = re.sub(r"[^\w.-]+", " ", str(group))  # MLflow takes no + and no comma
         values = {"mean": runs["test_accuracy"].mean(), "low": low, "high": high, "n": len(runs)}
         # one section of the charts, and by its name below the runs' own
@@ -54,7 +54,7 @@ def trials_of(experiment: Experiment, registry: Registry, before: Collection[str
 
 
 def _rounded(runs: pd.DataFrame) -> dict[str, float]:
-    low, high = mean_interval(runs)
+    low, high = group_interval(runs)
     return {"mean_test_accuracy": round(runs["test_accuracy"].mean(), 5), "low": round(low, 5), "high": round(high, 5)}
 
 
