@@ -3,9 +3,9 @@
 import mlflow
 import pandas as pd
 import pytest
+from helpers.fake_runs import log_fake_runs
 from helpers.studied import study_run
 
-from benchmarks.fake_runs import log_fake_runs
 from normstudy.config import TrainConfig
 from normstudy.experiment import Experiment
 from normstudy.launch import study as launch
