@@ -6,15 +6,17 @@ from typing import get_args
 
 import pytest
 
-from normstudy.config import ADDED, Network, Norm, TrainConfig, group_labels
+from normstudy.config import ADDED, TITLES, Network, Norm, TrainConfig, group_labels
 from normstudy.errors import ConfigError
 from normstudy.files import data_digest
 from normstudy.model import NETWORKS, NORMS
+from normstudy.tracking.run import SOURCES
 
 
-def test_the_choices_of_norm_and_network_are_the_rows_of_the_models_tables() -> None:
+def test_the_choices_of_norm_network_and_dataset_are_the_rows_of_their_tables() -> None:
     assert get_args(Norm) == tuple(NORMS)
     assert get_args(Network) == tuple(NETWORKS)
+    assert get_args(TrainConfig.model_fields["dataset"].annotation) == tuple(TITLES) == tuple(SOURCES)
 
 
 @pytest.mark.parametrize(
