@@ -175,6 +175,20 @@ def test_file_with_a_right_checksum_but_other_contents_is_no_checkpoint(content:
         read_checkpoint(file)
 
 
+def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
+    file, ran = tmp_path / "epoch_00001.pt", tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (ran,)
+
+    torch.save({"key": "key", "epoch": 1, "state": {"model": Code()}}, file)
+    file.write_bytes(hashlib.sha256(file.read_bytes()).digest() + file.read_bytes())
+    with pytest.raises(CheckpointError, match=r"^\S*epoch_00001.pt: no checkpoint \(UnpicklingError\)$"):
+        read_checkpoint(file)
+    assert not ran.exists()
+
+
 def test_a_checkpoint_of_other_code_is_refused_in_one_line_with_what_to_do(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"^\S*epoch_00001.pt: not of this training: .*size mismatch") as refused:
