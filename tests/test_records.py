@@ -5,7 +5,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from helpers.project import SMALL
 from mlflow.entities import Run
 
 from normstudy.config import TrainConfig
@@ -22,9 +21,10 @@ from normstudy.tracking.event_log import logs
 from normstudy.tracking.run import Lease
 from normstudy.tracking.store import connect
 
+SMALL = {"epochs": 2, "train_size": 128}
 CONFIG = TrainConfig(norm="bn", device="cpu", **SMALL)
 PAIR = Experiment(name="pair", question="?", configs=(CONFIG, CONFIG.model_copy(update={"seed": 1})))
-SENT_ANEW = (Tag.HEARTBEAT, Tag.RECORD)
+pytestmark = pytest.mark.usefixtures("small_test_set")
 
 
 def all_runs() -> list[Run]:

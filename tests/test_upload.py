@@ -12,8 +12,8 @@ from helpers.fake_server import FakeServer
 from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded
 from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag
-from normstudy.tracking.client import is_refusal
 from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.mlflow_private import is_refusal
 from normstudy.tracking.uploader import Upload
 
 KEY = "0123456789abcdef"

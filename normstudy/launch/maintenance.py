@@ -3,29 +3,29 @@
 import time
 from itertools import product
 
-from normstudy.errors import NormstudyError, ServerAway, StorageError, TrackingError, one_line, say
+from normstudy.errors import ServerAway, StorageError, one_line, say
 from normstudy.launch.registry import GONE, Registry, deliver, end_for_another
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server, StoredRun
 from normstudy.tracking.event_log import EventLog, TrialLock, logs
-from normstudy.tracking.store import connect, where
+from normstudy.tracking.store import connect, first_line, where
 
 
 def sync() -> tuple[int, int]:
     """Send the records on this machine that are for the server in use; how many it has now, and how many can't be sent,
     each of which is named. Studies come before their trials. A living process sends its own.
 
-    Raises `TrackingError` when the server is away.
+    Raises `ServerAway` when the server doesn't answer any more.
     """
     connect()
     server, sent, problems = Server(), 0, 0
     for log in sorted(logs(), key=_is_trial):  # which keeps the order in which they began
         try:
             sent += _send(log, server)
-        except ServerAway as error:
-            raise TrackingError(f"{log.folder}: not sent: {error}") from error
-        except NormstudyError as error:
-            say(f"{log.folder}: not sent: {error}")
+        except Exception as error:  # whatever a record holds, the others are sent
+            if isinstance(error, ServerAway):
+                server.experiments()  # raises where it is not this record alone that waits
+            say(f"{log.folder}: not sent: {first_line(error)}; to drop it, remove that folder")
             problems += 1
     return sent, problems
 
@@ -70,8 +70,8 @@ def reap() -> tuple[list[str], int]:
         try:
             if line := _end(run, registry, server):
                 ended.append(line)
-        except NormstudyError as error:
-            say(f"run {one_line(run.run_id)}: {error}")
+        except Exception as error:  # whatever a run or its record holds, the others are ended
+            say(f"run {one_line(run.run_id)}: {first_line(error)}; to drop it, delete that run")
             problems += 1
     return ended, problems
 

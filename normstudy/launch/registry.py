@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from normstudy.errors import RunDeleted, ServerAway, Superseded, say
+from normstudy.errors import ConfigError, RunDeleted, ServerAway, Superseded, say
 from normstudy.launch.state import Outcome, TrialState, describe, outcome_in, outcome_of, usable_logs
 from normstudy.tracking import Metric, Tag
 from normstudy.tracking.client import Server, StoredRun, canonical, is_result
@@ -52,6 +52,12 @@ class Registry:
     def runs(self, key_tag: Tag, key: str | None) -> list[StoredRun]:
         """Those of a trial or study, or of all (None), newest first."""
         return self.server.runs(self.server.experiment(self.experiment), key_tag, key) if self.server else []
+
+    def studies(self, key: str) -> list[tuple[str, str | None]]:
+        """Record and run of each study of this key that began on this machine; without a server the record alone. None
+        while another process is still making them."""
+        runs = {run.tags.get(Tag.RECORD, ""): run.run_id for run in self.runs(Tag.STUDY_KEY, key)}
+        return [(log.id, runs.get(log.id)) for log in logs(key) if log.id in runs or not self.server]
 
     def states(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The state of each trial. Takes `STALE_SECONDS` where the heartbeat of another machine must be watched."""
@@ -109,6 +115,7 @@ class Registry:
 
     def begin(self, trial: Trial, *, force: bool = False) -> Lease | Outcome:
         """Leave to train it, or why not. With `force` what has a result is trained again, as a new run."""
+        self._require_waiting(trial)
         lock, patience = TrialLock(trial.key), PREDECESSOR_SECONDS if trial.key_tag == Tag.TRIAL_KEY else 0.0
         begun: Lease | Outcome | None = None
         try:
@@ -119,11 +126,19 @@ class Registry:
                 lock.release()
         if self.waiting and self.server:  # `mlflow run` shows the run that it has made: it says where to look
             used = begun.upload if isinstance(begun, Lease) else None
-            if run := used.run if used else canonical(self.runs(trial.key_tag, trial.key)):
+            run = used.run if used else canonical(self.runs(trial.key_tag, trial.key))
+            if run and run.run_id != self.waiting:
                 note = f"Nothing was logged here: {trial.name} is run `{run.run_id}`."
                 self.server.log(self.waiting, tags={Tag.NAME: f"launch of {trial.name}", Tag.NOTE: note})
             self.waiting = None
         return begun
+
+    def _require_waiting(self, trial: Trial) -> None:
+        """Raises `ConfigError` where the run that waits for this process has ended, or is another trial's."""
+        run = self.server.get(self.waiting) if self.server and self.waiting else None
+        if run and run.tags.get(trial.key_tag) != trial.key and (run.status != "RUNNING" or Tag.RECORD in run.tags):
+            problem = f"that run is {run.status}" if run.status != "RUNNING" else "that run is another trial's"
+            raise ConfigError(f"MLFLOW_RUN_ID={run.run_id}: {problem}; expected one that has just been made, or none")
 
     def _begin(self, trial: Trial, lock: TrialLock, *, force: bool) -> Lease | Outcome:
         runs = self.runs(trial.key_tag, trial.key)
@@ -172,8 +187,9 @@ class Registry:
 
     def _lease(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
         assert self.server
+        self.server.require_artifacts(self.experiment)
         upload = Upload(log, self.server)
-        upload.trains = True
+        upload.trains, upload.study = True, trial.parent  # that which began its record may be of another store, or gone
         try:
             upload.attach(self.waiting)
             if upload.is_ahead():  # epochs trained anew can't be told from the ones that are there

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from tqdm import tqdm
 
 from normstudy.config import TrainConfig, group_labels
-from normstudy.errors import Interrupted, NormstudyError, ResultWaits, TrackingError, say
+from normstudy.errors import ConfigError, Interrupted, NormstudyError, ResultWaits, TrackingError, say
 from normstudy.experiment import Experiment
 from normstudy.files import require_archives
 from normstudy.launch import Executor, Task
@@ -219,12 +219,19 @@ def check(configs: Sequence[TrainConfig]) -> None:
 
 
 def open_registry(*, offline: bool) -> Registry:
-    """Who decides what is left to train. Raises `TrackingError` when the server can't be used."""
+    """Who decides what is left to train. Raises `TrackingError` when the server can't be used, `ConfigError` where the
+    environment names a run or an experiment that isn't there."""
     if offline:
         return Registry(server=None, experiment=experiment_name())
     connect()
-    waiting = os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`
-    return Registry(server=Server(), experiment=chosen_experiment(waiting), waiting=waiting)
+    server, waiting = Server(), os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`
+    if not waiting:
+        return Registry(server=server, experiment=chosen_experiment())
+    run = server.get(waiting)
+    if run is None or run.deleted:
+        problem = "that run was deleted" if run else "there is no such run"
+        raise ConfigError(f"MLFLOW_RUN_ID={waiting}: {problem} on {where()}")
+    return Registry(server=server, experiment=chosen_experiment(run.experiment_id), waiting=waiting)
 
 
 @contextmanager
@@ -239,9 +246,8 @@ def open_parent(
     key = study_key(experiment)
     begun = registry.begin(Trial(key=key, name=f"study {experiment.name}", key_tag=Tag.STUDY_KEY))
     if not isinstance(begun, Lease):
-        # another process has made its record, or is just making it
-        found = Retrying(retry=retry_if_result(lambda logs: not logs), stop=stop_after_delay(30), wait=wait_fixed(0.1))
-        yield found(logs, key)[-1].id, None
+        found = Retrying(retry=retry_if_result(lambda made: not made), stop=stop_after_delay(60), wait=wait_fixed(0.1))
+        yield found(registry.studies, key)[-1]
         return
     with ExitStack() as stack:
         stack.callback(begun.lock.release)

@@ -4,12 +4,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
-import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunTag, ViewType
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -20,11 +18,11 @@ from normstudy.errors import Refused, ServerAway, TrackingError, one_line, say
 from normstudy.tracking import SYSTEM, Tag, TrainedModel, is_of_process, packed, unpacked
 from normstudy.tracking.event_log import machine
 from normstudy.tracking.logged_model import has_model, log_model, register
-from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, pages, where
+from normstudy.tracking.mlflow_private import is_refusal, write_and_remove
+from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, own_location, pages, sqlite_file, where
 from normstudy.tracking.ui import describe
 
 POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
-DISK_REFUSALS = (EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class Server:
 
     def __init__(self) -> None:
         self.client, self.uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
-        self.file = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        self.file = sqlite_file(self.uri)
         self.inode = self.file.stat().st_ino if self.file else None
         self.registry_refused = False
 
@@ -100,6 +98,19 @@ class Server:
                 restore = f"`mlflow experiments restore -x {found.experiment_id}` brings it back"
                 raise TrackingError(f"tracking server {where()}: experiment {one_line(name)} was deleted; {restore}")
             return str(found.experiment_id)
+
+    def require_artifacts(self, name: str) -> None:
+        """Raises `Refused` unless artifacts can be written where the experiment of this name puts them: a file is
+        written there and removed."""
+        experiment_id = self.experiment(name)
+        with self.answering():
+            what = f"experiment {one_line(name)}"
+            location = own_location(self.client.get_experiment(experiment_id).artifact_location, what)
+            try:
+                write_and_remove(location)
+            except Exception as error:
+                kind = Refused if is_refusal(error) else ServerAway
+                raise kind(f"{what}: no artifact can be written to {where(location)}: {first_line(error)}") from error
 
     def experiments(self) -> list[str]:
         """Ids of all."""
@@ -245,16 +256,6 @@ class Server:
         """End a run that another one goes on for; it is never written again."""
         self.log(run_id, tags={Tag.SUPERSEDED_BY: successor, Tag.FAILURE: reason})
         self.set_status(run_id, "KILLED")
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether another try would be answered the same; any other error may be gone by then."""
-    if isinstance(error, mlflow.MlflowException):
-        # MLflow says BAD_REQUEST, 400 too, of a database that is busy
-        return error.error_code == "INVALID_PARAMETER_VALUE" or error.get_http_status_code() in (401, 403, 404, 501)
-    if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact, through the server
-        return 400 <= error.response.status_code < 500 and error.response.status_code not in (408, 429)
-    return isinstance(error, OSError) and error.errno in DISK_REFUSALS
 
 
 def _stored(run: Run) -> StoredRun:

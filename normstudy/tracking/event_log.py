@@ -121,7 +121,6 @@ class RunState:
 
     @classmethod
     def after(cls, events: Sequence[Event]) -> "RunState":
-        """The state that these events lead to."""
         state = cls()
         for event in events:
             if event.status in (None, "RUNNING"):
@@ -139,7 +138,6 @@ class RunState:
 
 class EventLog:
     """The events of one run, in the order in which they happened.
-
     `events.jsonl` only ever grows; each line has its CRC-32 and is on disk (fsync) before `append` returns. `files/`
     has the files that events name. The folder is named by the trial's key and the record's own id.
     """
@@ -196,7 +194,10 @@ class EventLog:
 
     def whole_lines(self) -> bytes:
         """Without what a killed process left of its last."""
-        content = self.path.read_bytes()
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"{self.path}: can't be read: {error.strerror}") from error
         return content[: content.rfind(b"\n") + 1]
 
     def entries(self) -> Iterator[Entry]:
@@ -242,8 +243,7 @@ class EventLog:
     @property
     def has_result(self) -> bool:
         """Whether training it again would come to the same end."""
-        end = self.end
-        return end is not None and (end.status == "FINISHED" or end.diverged)
+        return (end := self.end) is not None and (end.status == "FINISHED" or end.diverged)
 
     @property
     def epochs(self) -> set[int]:
@@ -276,13 +276,12 @@ def logs(key: str | None = None) -> list[EventLog]:
     these says what is wrong with it."""
     found = {}
     for folder in (state_root() / "records").glob("*"):
-        log = EventLog(folder)
+        log, began = EventLog(folder), 0
         if not RECORD.fullmatch(folder.name) or key not in (None, log.key) or folder.is_symlink():
             continue
-        # one without a whole line is of a process that was killed while it made it
-        if log.path.is_file() and log.whole_lines():
-            began = 0
-            with suppress(StorageError):
-                began = log.begin.time
-            found[began, folder.name] = log
+        with suppress(StorageError):
+            if not (log.path.is_file() and log.whole_lines()):  # of a process that was killed while it made it
+                continue
+            began = log.begin.time
+        found[began, folder.name] = log
     return [log for _, log in sorted(found.items())]

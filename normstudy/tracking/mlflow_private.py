@@ -1,4 +1,5 @@
-"""Every call of MLflow that its documentation doesn't promise; a test of this file fails when one changes."""
+"""Every call of MLflow that its documentation doesn't promise, and what its errors mean; a test of this file fails when
+one changes."""
 
 import os
 import resource
@@ -6,21 +7,33 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EACCES, EDQUOT, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS
+from pathlib import Path
+from sqlite3 import SQLITE_AUTH, SQLITE_CORRUPT, SQLITE_FULL, SQLITE_NOTADB, SQLITE_PERM, SQLITE_READONLY
 from threading import Lock
 from typing import Any, NamedTuple
 
 import mlflow
+import requests
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking import _get_store
 from mlflow.utils.rest_utils import http_request
+from mlflow.utils.uri import append_to_uri_path
+
+from normstudy.errors import Refused, one_line
 
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 ONE_AT_A_TIME = Lock()  # of downloads under a limit that the whole process has
+TRY_AGAIN = (408, 425, 429)  # client errors that another try may mend: timeout, too early, too many
+DISK_REFUSALS = (EACCES, EDQUOT, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS)
+SQLITE_REFUSALS = {SQLITE_AUTH, SQLITE_CORRUPT, SQLITE_FULL, SQLITE_NOTADB, SQLITE_PERM, SQLITE_READONLY}
+# user or password, database, permission or table, full disk, read-only
+POSTGRESQL_REFUSALS = ("28", "3D", "42", "53100", "25006")
 
 
 class Point(NamedTuple):
@@ -82,6 +95,10 @@ def first_bytes(location: str, path: str, size: int) -> bytes:
                 content += part
         return content
     if isinstance(artifacts, LocalArtifactRepository):
+        root = Path(artifacts.artifact_dir).absolute()
+        if missing := [place for place in (root, *root.parents) if not place.exists()]:
+            problem = f"artifacts are looked for in {root}, and there is no {missing[-1]}"
+            raise Refused(one_line(f"{problem}; if it was moved: ln -s ITS_NEW_PLACE {missing[-1]}", None))
         return _of_file(artifacts.get_local_path(path), size)
     with tempfile.TemporaryDirectory() as folder, _no_file_larger_than(size):
         file = f"{folder}/artifact"
@@ -108,3 +125,35 @@ def _no_file_larger_than(size: int) -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_and_remove(location: str) -> None:
+    """A file in a folder of its own among the artifacts of this place. Raises whatever the way there raises."""
+    artifacts = get_artifact_repository(append_to_uri_path(location, f"probe_{uuid.uuid4().hex}"))
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        probe.touch()
+        artifacts.log_artifact(str(probe))
+    with suppress(Exception):  # whoever may write may not always remove
+        artifacts.delete_artifacts()
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether another try would be answered the same: by the HTTP status, and by what the system or a database said
+    first; any other error may be gone by then."""
+    while error is not None:
+        status = 0
+        if isinstance(error, mlflow.MlflowException) and error.error_code != "BAD_REQUEST":  # of a busy database, too
+            status = error.get_http_status_code()
+        elif isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact, through the server
+            status = error.response.status_code
+        if (400 <= status < 500 and status not in TRY_AGAIN) or status == 501:
+            return True
+        if isinstance(error, OSError) and error.errno in DISK_REFUSALS:
+            return True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in SQLITE_REFUSALS:
+            return True
+        if str(getattr(error, "sqlstate", "")).startswith(POSTGRESQL_REFUSALS):
+            return True
+        error = error.__cause__
+    return False

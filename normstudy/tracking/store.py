@@ -8,21 +8,22 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from platformdirs import user_state_path
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, create_engine, inspect, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from normstudy.config import TrainConfig
 from normstudy.errors import (
+    ConfigError,
     Diverged,
     Interrupted,
+    Refused,
     Superseded,
     TrackingError,
     one_line,
@@ -32,21 +33,23 @@ from normstudy.errors import (
 from normstudy.tracking import Tag
 
 STATE = "NORMSTUDY_STATE"  # variable of the environment
+DATABASE_ENGINES = ("sqlite", "postgresql", "mysql", "mssql")  # that MLflow keeps runs in
+KINDS = "http(s)://HOST:PORT, sqlite:////ABSOLUTE/PATH.db or postgresql+psycopg://USER@HOST/DATABASE"
 RUNS_A_PAGE = 1_000
 ENDED_AS_KILLED = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
 
 def connect() -> str:
-    """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI.
-
-    Raises `TrackingError` in one line when it can't be used.
-    """
-    uri = use(store_uri())
+    """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI. Raises
+    `TrackingError` in one line when it can't be used, `ConfigError` for a URI that names none."""
+    uri = store_uri()
+    url, file = database_url(uri), sqlite_file(uri)
+    uri = use(_plain(uri, file))
     try:
-        if not uri.startswith(("http", "sqlite")):
-            create_engine(uri).connect().close()  # a database that refuses MLflow asks ten times, for 100 s
-        if not has_store():
-            make_sqlite(Path(uri.removeprefix("sqlite:///")))
+        if file and not file.is_file():
+            make_sqlite(file)
+        if url:  # a database that refuses MLflow asks ten times, for 100 s
+            inspect(create_engine(url)).has_table("runs")
         mlflow.MlflowClient().search_experiments(max_results=1)
     except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
@@ -56,15 +59,14 @@ def connect() -> str:
 def store_uri() -> str:
     """The store in use: the one that MLFLOW_TRACKING_URI names, else MLflow's default, a database in the current
     folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or str(URL.create("sqlite", database=str(Path.cwd() / "mlflow.db")))
 
 
 def local_folder() -> Path | None:
     """The folder of the store in use, where that is a file on this machine."""
-    with suppress(ArgumentError):
-        uri = make_url(store_uri())
-        if uri.get_backend_name() == "sqlite" and uri.database:
-            return Path(uri.database).absolute().parent
+    with suppress(ConfigError):
+        if file := sqlite_file(store_uri()):
+            return file.absolute().parent
     return None
 
 
@@ -75,6 +77,51 @@ def state_root() -> Path:
         return Path(named)
     beside = local_folder()
     return beside / ".normstudy" if beside else user_state_path("normstudy", appauthor=False)
+
+
+def database_url(uri: str) -> URL | None:
+    """The database that a tracking URI names, as MLflow's own library reads it; None for a server's address.
+
+    Raises `ConfigError` for a URI of any other kind, and for a database whose driver is not installed.
+    """
+    if urlsplit(uri[:8]).scheme in ("http", "https"):
+        return None
+    try:
+        url = make_url(uri)
+        if url.get_backend_name() in DATABASE_ENGINES:
+            url.get_dialect().import_dbapi()
+            return url
+        problem = "no address of a tracking server or database"
+    except ModuleNotFoundError as error:
+        problem = f"its driver, the package {error.name}, is not installed"
+    except (SQLAlchemyError, ValueError):
+        problem = "no address of a tracking server or database"
+    raise ConfigError(f"MLFLOW_TRACKING_URI={one_line(where(uri))}: {problem}; expected {KINDS}")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite database; None for any other store.
+
+    Raises `ConfigError` where it can't be one: a database in memory ends with its process.
+    """
+    url = database_url(uri)
+    if url is None or url.get_backend_name() != "sqlite":
+        return None
+    name = url.database or ":memory:"
+    if url.query.get("uri") == "true":  # SQLite's own kind of URI
+        name = ":memory:" if url.query.get("mode") == "memory" else unquote(urlsplit(name).path) or ":memory:"
+    problem = "a database in memory, which ends with its process" if name == ":memory:" else ""
+    problem = problem or ("a folder" if Path(name).is_dir() else "")
+    if problem:
+        raise ConfigError(f"MLFLOW_TRACKING_URI={one_line(uri)}: {problem}; expected sqlite:////absolute/path.db")
+    return Path(name)
+
+
+def _plain(uri: str, file: Path | None) -> str:
+    """The URI, with the path of an SQLite database as it is: MLflow takes %20 for a space at one place, and at another
+    for three signs."""
+    path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+    return f"sqlite:///{file}{mark}{query}" if unquote(path) == str(file) and not set("%?") & set(str(file)) else uri
 
 
 def use(uri: str) -> str:
@@ -102,17 +149,18 @@ def use(uri: str) -> str:
 
 
 def has_store() -> bool:
-    """False for a SQLite file that isn't there: a look at it would make it."""
-    uri = store_uri()
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+    """False for an SQLite file that isn't there: a look at it would make it. Raises `ConfigError` as `connect` does."""
+    file = sqlite_file(store_uri())
+    return file is None or file.is_file()
 
 
 def make_sqlite(path: Path) -> None:
     """Make an SQLite store that isn't there, with all its tables at once: processes that each make some get in one
     another's way, and one that is killed leaves a store that MLflow refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments(max_results=1)
+        mlflow.MlflowClient(str(URL.create("sqlite", database=str(temporary)))).search_experiments(max_results=1)
         with suppress(OSError):  # another process was first, or a file system without links: MLflow makes it in place
             os.link(temporary, path)
     finally:
@@ -136,19 +184,18 @@ def where(uri: str | None = None) -> str:
 
 
 def artifact_location(run: Run) -> str:
-    """Where a run's artifacts lie, as the server says: the place to read them from and to write them to.
-
-    Raises `TrackingError` as `own_location` does.
-    """
+    """Where a run's artifacts lie, as the server says: the place to read them from and to write them to. Raises
+    `Refused` as `own_location` does."""
     return own_location(run.info.artifact_uri or "", f"run {one_line(run.info.run_id)}")
 
 
 def own_location(uri: str, what: str) -> str:
     """The place of something's artifacts.
 
-    Raises `TrackingError` for a place that is not the server's to choose: another host, to which MLflow sends the
+    Raises `Refused` for a place that is not the server's to choose: another host, to which MLflow sends the
     tracking server's user and password, unless MLflow's variable allows its scheme; a location that leads on to any
-    other; and a folder of this machine, where the server is on another.
+    other; a folder of this machine, where the server is on another; and one that only a server serves, where runs are
+    in a database.
     """
     server = urlsplit(mlflow.get_tracking_uri())
     own = server.netloc.rpartition("@")[2]
@@ -159,13 +206,16 @@ def own_location(uri: str, what: str) -> str:
     if scheme in ("http", "https"):
         allowed = (scheme, host) == (server.scheme, own)
     elif scheme == "mlflow-artifacts":
+        if server.scheme not in ("http", "https"):
+            problem = f"its artifacts are at {one_line(where(uri))}, which only a tracking server serves"
+            raise Refused(f"{what}: {problem}: use its http address, not {where()}, or another experiment")
         allowed = host in ("", own)
     elif scheme == "file" or len(scheme) < 2:  # MLflow takes c:/folder for a folder, too
         allowed = bool(uri) and (server.scheme not in ("http", "https") or _is_this_machine(server.hostname or ""))
     else:
         allowed = scheme not in ("runs", "models")  # these lead on
     if not allowed and scheme not in MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES.get():
-        raise TrackingError(f"{what}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}")
+        raise Refused(f"{what}: its artifacts are not on {where()} but {one_line(where(uri or '?'))}")
     return uri
 
 
@@ -180,10 +230,20 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "normstudy")
 
 
-def chosen_experiment(run_id: str | None) -> str:
-    """Name of the experiment of this run, or of the one that the environment names, else `normstudy`."""
-    chosen = mlflow.get_run(run_id).info.experiment_id if run_id else os.environ.get("MLFLOW_EXPERIMENT_ID")
-    return str(mlflow.get_experiment(chosen).name) if chosen else experiment_name()
+def chosen_experiment(experiment_id: str | None = None) -> str:
+    """Name of the experiment of this id, or of the one that the environment names, else `normstudy`.
+
+    Raises `ConfigError` for an id that the server doesn't have.
+    """
+    if not (chosen := experiment_id or os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        return experiment_name()
+    try:
+        found = mlflow.get_experiment(chosen)
+    except mlflow.MlflowException as error:
+        if error.get_http_status_code() not in (400, 404):
+            raise
+        raise ConfigError(f"MLFLOW_EXPERIMENT_ID={one_line(chosen)}: {where()} has no such experiment") from error
+    return str(found.name)
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:

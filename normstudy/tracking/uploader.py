@@ -25,6 +25,7 @@ class Upload:
         self.log, self.server, self.begin = log, server, log.begin
         self.bell = threading.Event()  # of the thread that sends: there is something new
         self.trains = False  # whether a process of this machine trains it now
+        self.study = self.begin.parent  # id of the record of the study that its run is made for
         self.run: StoredRun | None = None
         self.content: Content | None = None  # what the run holds, as far as is known; None: to be asked
         self.sent: Sequence[Event] | None = None  # the log's events, when all in them was last sent
@@ -34,7 +35,6 @@ class Upload:
 
     @property
     def run_id(self) -> str:
-        """Of the run that it is attached to."""
         assert self.run
         return self.run.run_id
 
@@ -70,8 +70,8 @@ class Upload:
             Tag.HEARTBEAT: now(),
             **({Tag.REPLACES: ",".join(begin.replaces)} if begin.replaces else {}),
         }
-        if begin.parent:
-            studies = self.server.runs(experiment, Tag.RECORD, begin.parent)
+        if self.study:
+            studies = self.server.runs(experiment, Tag.RECORD, self.study)
             if not studies:
                 raise ServerAway(f"tracking server {where()}: the study of {begin.name} is not there")
             marks[Tag.PARENT] = studies[0].run_id

@@ -72,6 +72,10 @@ class FakeServer(Server):
         with self.asked("experiment"):
             return name
 
+    def require_artifacts(self, name: str) -> None:
+        with self.asked("require_artifacts"):
+            pass
+
     def experiments(self) -> list[str]:
         with self.asked("experiments"):
             return sorted({run.experiment for run in self.stored.values()})
