@@ -71,6 +71,7 @@ def test_p_values_of_several_tests_are_corrected_by_holms_steps() -> None:
 def test_interval_of_a_mean_is_students() -> None:
     values = np.array([0.1, 0.4, 0.2, 0.7])
     assert mean_interval(values) == pytest.approx(t.interval(0.95, 3, loc=values.mean(), scale=sem(values)))
+    assert mean_interval(values[:2]) == pytest.approx(t.interval(0.95, 1, loc=0.25, scale=0.15))
     wide, narrow = mean_interval(values, confidence=0.995), mean_interval(values)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
