@@ -116,6 +116,12 @@ def test_a_server_of_this_machine_may_keep_artifacts_in_a_folder_of_it(server: S
     assert [record.run_id for record in records] == [RUN_ID]
 
 
+def test_artifacts_that_were_moved_are_said_to_be_looked_for_where_they_were(server: Server, tmp_path: Path) -> None:
+    server.uri = f"{tmp_path}/old/mlruns/1"
+    old = f"{tmp_path}/old"
+    refused(f"looked for in {old}/mlruns/1, and there is no {old}; if it was moved: ln -s ITS_NEW_PLACE {old}$")
+
+
 def location(uri: str) -> Run:
     info = RunInfo(RUN_ID, "1", "user", "FINISHED", 0, 1, "active", artifact_uri=uri)
     return Run(info, RunData())

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from helpers.fake_server import FakeServer
-from helpers.leases import leased, refused, run_of, train
+from helpers.leases import TRIAL, leased, refused, run_of, train
 
+from normstudy.errors import Refused, ServerAway
 from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Trial
 from normstudy.tracking import Tag
@@ -155,3 +157,41 @@ def test_a_dead_run_of_another_machine_keeps_no_record_from_being_sent(
     if status is None:
         train(leased(server), 3, status="FINISHED")
     assert refused(server) == "finished"
+
+
+@pytest.mark.parametrize("error", [Refused("no room"), RuntimeError("a bug"), ServerAway("not now")], ids=repr)
+def test_a_record_that_cannot_be_sent_is_named_with_how_to_drop_it_and_the_others_are_sent(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    for number in range(3):
+        train(leased(None, trial=Trial(key=f"{number:016x}", name=f"trial {number}")), 1, status="FINISHED")
+
+    def refuses(request: str) -> None:
+        if request == "create" and len(server.stored) == 1 and not asked:
+            asked.append(request)
+            raise error
+
+    asked: list[str] = []
+    server.before = refuses
+    assert maintenance.sync() == (2, 1)
+    [log] = logs()
+    assert f"{log.folder}: not sent: {error}; to drop it, remove that folder" in capsys.readouterr().err
+    assert [run.status for run in server.stored.values()] == ["FINISHED"] * 2
+
+
+def test_a_trial_begun_under_a_study_that_the_server_lost_goes_on_under_the_one_that_trains_it_now(
+    server: FakeServer,
+) -> None:
+    train(leased(server, trial=replace(TRIAL, parent=server_study(server, "a"))), 1)
+    server.stored = {}
+    now = server_study(server, "b")
+    lease = leased(server, trial=replace(TRIAL, parent=now))
+    [study] = [run_id for run_id, run in server.stored.items() if run.tags[Tag.RECORD] == now]
+    assert server.stored[run_of(lease)].tags[Tag.PARENT] == study
+    assert lease.log.epochs == {1}
+
+
+def server_study(server: FakeServer, digit: str) -> str:
+    """A study's run; the id of its record."""
+    server.create("x", {Tag.RECORD: digit * 32, Tag.STUDY_KEY: digit * 16})
+    return digit * 32
