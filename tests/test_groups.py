@@ -15,9 +15,9 @@ RANKING = About(report="groups")
 
 def test_a_figures_note_names_data_budget_and_seeds_and_every_value_where_they_differ() -> None:
     tables = made(SEEDS, steady(gn=0.99, bn=0.98), parameters=lambda config: 3890)
-    assert groups.note(tables, "bars: seeds") == (
+    assert groups.note(tables, "Bars: seeds.") == (
         "MNIST: 60,000 training, 10,000 test images; 3,890 parameters each; epoch 20, the last; n = 2 runs each, "
-        "seeds 0, 1; bars: seeds"
+        "seeds 0, 1. Bars: seeds."
     )
     configs = [
         TrainConfig(norm="gn", epochs=20, val_size=6_000),
@@ -27,7 +27,7 @@ def test_a_figures_note_names_data_budget_and_seeds_and_every_value_where_they_d
     tables = made(configs, steady(gn=0.99, bn=0.98), parameters=lambda config: 7594 if config.norm == "gn" else 3890)
     assert groups.note(tables) == (
         "Fashion-MNIST or MNIST: 640 or 54,000 training, 10,000 test images; 3,890 or 7,594 parameters each; 4 or 20 "
-        "epochs; n = 1 to 2 runs each, seeds 0, 5"
+        "epochs; n = 1 to 2 runs each, seeds 0, 5."
     )
 
 
@@ -112,7 +112,7 @@ def test_the_first_group_has_a_target_of_its_own_whatever_the_others_reach() -> 
         return pages.findings(made(configs, lambda config: by_norm[config.norm], about=about))[0]
 
     assert said(0.99).startswith("GN, chosen on held-out images, reaches 99.00 % with 7,522 parameters (99.00 to 99.00")
-    assert said(0.99).endswith("The target set beforehand, 99.45 % in the mean, is not met.")
+    assert said(0.99).endswith("The target set in advance, 99.45 % in the mean, is not met.")
     assert said(0.9945).endswith("is met.")
     assert said(0.99, seeds=1).endswith("with 7,522 parameters and one seed (n = 1, so no interval).")
 

@@ -14,6 +14,7 @@ from normstudy import report
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import About, Experiment, Kind
+from normstudy.figures import Picture
 from normstudy.report import pages
 from normstudy.report.tables import Tables
 from normstudy.report.text import plain
@@ -68,8 +69,8 @@ def tables_of(kind: Kind, text: str) -> Tables:
 @pytest.mark.parametrize("text", TOGETHER, ids=["forward", "backward"])
 @pytest.mark.parametrize("kind", ["errors", "groups", "baseline", "held_out", "learning_rate"])
 def test_no_text_of_an_experiment_is_markup_in_its_page(kind: Kind, text: str) -> None:
-    page = pages.page(text, tables_of(kind, text), ["means"])
-    assert markup(page) == markup(pages.page("mine", tables_of(kind, "harmless"), ["means"]))
+    page = pages.page(text, tables_of(kind, text), {"means": Picture(text, text)})
+    assert markup(page) == markup(pages.page("mine", tables_of(kind, "harmless"), {"means": Picture("a", "b")}))
     assert all(line.isprintable() for line in page.split("\n"))
     [code] = [token.content for token in parsed(page) if token.type == "fence"]
     assert code.split("\n")[:-1] == " ".join(one_line(text, None).split()).split(", then ")

@@ -12,6 +12,7 @@ from helpers.tables import made, measured, of_kind, said, trials
 
 from normstudy.config import L1, TrainConfig
 from normstudy.experiment import Kind, load_experiment
+from normstudy.figures import Picture
 from normstudy.report import pages, sweeps
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.report.text import TEMPLATES
@@ -85,7 +86,7 @@ def sections(page: str) -> str:
 
 
 def page_of(name: str, tables: Tables) -> str:
-    return pages.page(name, tables, [*pages.kind_of(tables).figures(tables)])
+    return pages.page(name, tables, pages.kind_of(tables).figures(tables))
 
 
 def test_every_kind_that_an_experiment_may_name_has_a_row_and_a_template() -> None:
@@ -95,7 +96,8 @@ def test_every_kind_that_an_experiment_may_name_has_a_row_and_a_template() -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_has_question_prediction_method_command_n_and_each_figure_once(name: str) -> None:
-    tables, figures = experiment_tables(name, seeds=1), ["means", "test_loss", "errors_only_gn", "misclassified_bn_l1"]
+    tables = experiment_tables(name, seeds=1)
+    figures = {"means": Picture("Means of groups", "n = 1."), "test_loss": Picture("Test loss", "One seed.")}
     page, parts = pages.page(name, tables, figures), tables.about.parts
     assert page.startswith(f"# {parts['Question']}\n")
     assert [part in page for part in ("**Prediction.** ", "**Method.** ")] == [True, True]
@@ -104,7 +106,8 @@ def test_a_page_has_question_prediction_method_command_n_and_each_figure_once(na
     assert re.search(r"\bn = \d+|\| n \|", sections(page))
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", page)
     assert [file for _, file in pictures] == [f"{figure}.png" for figure in figures]
-    assert len({text for text, _ in pictures if len(text) > 10}) == len(figures)
+    assert [text for text, _ in pictures] == [figure.title for figure in figures.values()]
+    assert [page.count(f"\n\n{figure.caption}\n\n") for figure in figures.values()] == [1, 1]
 
 
 @pytest.mark.parametrize("diverging", [False, True])
@@ -116,7 +119,7 @@ def test_single_seeds_and_runs_that_diverged_are_no_number_and_tables_once_saved
         return
     tables = experiment_tables(name, seeds=1 + diverging, diverging=diverging)
     kind = pages.kind_of(tables)
-    figures = [*kind.figures(tables)]
+    figures = kind.figures(tables)
     page = pages.page(name, tables, figures)
     assert not NOT_A_NUMBER.search(sections(page)), page
     assert kind.main in figures or not kind.main
@@ -221,10 +224,10 @@ def test_hours_are_epochs_times_seconds_shared_by_what_ran_at_once() -> None:
     # 3 runs of 20 epochs and one that ended after 1, 18 s an epoch, 2 processes: 61 * 18 / 2 s
     assert pages.hours(tables) == pytest.approx(61 * 9 / 3600)
     took = "4 runs, of which 1 diverged. Their epochs took 9.2 minutes, 2 processes at once, with 2 CPU cores to use."
-    assert f"\n{took}\n" in pages.page("mine", tables, [])
+    assert f"\n{took}\n" in pages.page("mine", tables, {})
     stacked = replace(tables, results=tables.results.assign(stack=3, side_by_side=1, cores=1, seconds_per_epoch=3600.0))
     assert pages.hours(stacked) == pytest.approx(61 / 3)
-    assert "took 20.3 hours, one process at a time, with 1 CPU core to use.\n" in pages.page("mine", stacked, [])
+    assert "took 20.3 hours, one process at a time, with 1 CPU core to use.\n" in pages.page("mine", stacked, {})
     first = replace(tables, results=tables.results[:1])
     assert pages.effort([tables, first]) == pages.effort([first, tables]) == pytest.approx((4, 61 * 9 / 3600))
 

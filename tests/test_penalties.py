@@ -15,7 +15,8 @@ def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of
     # GN loses exactly 0.1 points, LN gains, and BN comes back at 1e-4, after a gap
     cells = {("gn", 1e-6): 0.979, ("gn", 3e-6): 0.9789, ("ln", 0.1): 0.99, ("bn", 3e-5): 0.9}
     assert said("penalty", penalised(cells))[0] == (
-        "Against no L1, mean accuracy falls by no more than 0.1 points: BN up to 1e-05, GN up to 1e-06, LN up to 0.1."
+        "Compared with no L1, mean accuracy falls by no more than 0.1 points: BN up to 1e-05, GN up to 1e-06, LN up to "
+        "0.1."
     )
     nowhere = said("penalty", penalised({("gn", 1e-6): 0.9}))[0]
     assert "GN at no lambda above 0," in nowhere
@@ -27,7 +28,7 @@ def test_what_a_norm_bears_stands_beside_the_noise_of_its_seeds() -> None:
     tables = made(trials("penalty"), lambda config: 0.98 - config.seed * apart.get(at(config), 0.0))
     zeros = measured(tables, lambda config: [{"zero_share": 0.5}])
     found = said("penalty", of_kind(PenaltyTables, tables, weights=zeros, statistics=penalised({}).statistics))
-    assert found[0].endswith("; without L1, seeds of one norm lie up to 0.25 points apart.")
+    assert found[0].endswith("; without L1, seeds of one norm differ by up to 0.25 points.")
 
 
 def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:

@@ -56,9 +56,9 @@ def test_graphs_hold_a_column_a_seed_and_grids_are_of_the_lowest_seed(store: str
         assert set(table.columns) == {0, 1, 2}
         for record in (record for record in records if record.group == group):
             assert table[record.config.seed].tolist() == record.epochs[Metric.TEST_LOSS].tolist()
-    said = " ".join(curve_figures(tables)["test_loss"].axes[0].get_title().split())
-    assert said.endswith("n = 3 runs each, seeds 0 to 2; line: mean, band: lowest to highest seed")
-    assert grid_of(tables, "GN").get_suptitle().startswith("GN, seed 0: ")
+    said = curve_figures(tables)["test_loss"].caption
+    assert "n = 3 runs each, seeds 0 to 2. Lines: mean over seeds; bands: 95 % interval" in said
+    assert grid_of(tables, "GN").title.startswith("GN, seed 0: ")
     assert {record.config.seed for record in records if record.ten is not None} == {0}
 
 
@@ -182,7 +182,7 @@ def test_one_run_each_is_told_as_before() -> None:
     )
     assert "| | parameters | test accuracy, 95 % interval |" in text
     assert "| GN | 7,522 | 99.54 % (99.39 to 99.65) | 0.0100 | 99.00 % | 46 | 1.0 |" in text
-    assert "9 images that only GN gets wrong, 0 that only LN does (exact McNemar test, corrected for 1 " in text
+    assert "9 images misclassified by GN only, 0 by LN only (exact McNemar test, corrected for 1 " in text
     assert "- 37 images are misclassified by all 2; 46 by at least one." in text
 
 

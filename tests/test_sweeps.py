@@ -72,7 +72,7 @@ def test_batch_size_gives_the_error_at_the_smallest_as_a_multiple_of_that_at_64(
         "times that at 64.",
         "GN: test error 2.00 % at batches of 2, 2.00 % at batches of 64, 2.00 % at batches of 256; at 2 it is 1.0 "
         "times that at 64.",
-        "The chosen learning rate is the lowest or the highest that was tried in 6 of 6 cells.",
+        "The chosen learning rate is at an end of the range that was tried in 6 of 6 cells.",
         "Batch size with the lowest test error: BN 64, GN 2.",
     ]
 
@@ -97,8 +97,8 @@ def swept(histories: Mapping[float, list[float]], diverged: tuple[float, ...] = 
 
 
 def test_epochs_to_the_goal_are_drawn_only_where_they_differ() -> None:
-    assert set(sweeps.learning_rate_figures(swept(HISTORIES))) == {"accuracy", "epochs_to_goal"}
-    assert set(sweeps.learning_rate_figures(swept({0.01: [0.9, 0.99], 0.03: [0.5, 0.992]}))) == {"accuracy"}
+    assert set(sweeps.learning_rate_figures(swept(HISTORIES))) == {"error_rate", "epochs_to_goal"}
+    assert set(sweeps.learning_rate_figures(swept({0.01: [0.9, 0.99], 0.03: [0.5, 0.992]}))) == {"error_rate"}
 
 
 def test_a_norm_trains_in_a_range_of_rates() -> None:
@@ -159,7 +159,7 @@ def test_a_sweep_of_any_number_names_each_norms_best_value_and_where_it_diverged
     accuracy = {0.0: 0.97, 0.5: 0.98}
     tables = made(configs, lambda config: accuracy.get(config.momentum, None if config.seed else 0.99))
     assert said("sweep", tables) == ["BN, by momentum: best at 0.5 (98.00 %); diverged at 0.99 (1 of 2 runs)."]
-    assert set(sweeps.sweep_figures(tables)) == {"accuracy"}
+    assert set(sweeps.sweep_figures(tables)) == {"error_rate"}
     for others, named in (([], "no setting"), ([TrainConfig(lr=0.1, epochs=3)], "epochs, lr")):
         with pytest.raises(ReportError, match=f"report=sweep: {named} varies; expected one that is a number"):
             said("sweep", made([TrainConfig(), *others], lambda config: 0.98))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Experiment
+from normstudy.figures import RC
 from normstudy.files import require_folder, write_atomically
 from normstudy.report import pages
 from normstudy.report.collect import tables_of
@@ -107,11 +108,11 @@ def drawn(name: str, tables: Tables, *, formats: Sequence[str] = ("png", "svg"))
     What stands between two $ in a name is text, and no formula.
     """
     files: dict[str, bytes] = {}
-    with rc_context({"svg.hashsalt": "normstudy", "text.parse_math": False}):
+    with rc_context(RC):
         figures = pages.kind_of(tables).figures(tables)
         for figure_name, figure in figures.items():
             files |= {f"{figure_name}.{kind}": as_bytes(figure, kind) for kind in formats}
-    return {**files, PAGE: pages.page(name, tables, [*figures]).encode()}
+    return {**files, PAGE: pages.page(name, tables, figures).encode()}
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:

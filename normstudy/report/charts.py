@@ -1,18 +1,17 @@
 """The experiments' tables to figures: accuracies, their differences, sweeps over a setting.
 
 A table has a row for each run, with the run's `group` (the label that readers see) and `seed`; each function names the
-further columns. Accuracies come as fractions and are drawn as percentages. `note` is the line below the title that
-gives data, n and what the bars are. A run without a value is never a number: a mark at the axis' edge stands for it.
+further columns. Accuracies come as fractions and are drawn as percentages. `caption` gives data and n. A run without a
+value is never a number: a mark at the axis' edge stands for it.
 """
 
-import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -20,14 +19,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, Locator, LogLocator, NullLocator
 
-from normstudy.figures import Style, norm_styles, setting_styles
+from normstudy.figures import DARK, Picture, Style, norm_styles, setting_styles
 from normstudy.report.text import p_value
-from normstudy.stats import MARGIN, SIGNIFICANCE, Comparison
+from normstudy.stats import MARGIN, Comparison, Verdict, mean_interval
 
-DARK = "#333333"
 ERROR_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 90)
 FEW_ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 90)
-LONG = 20  # characters of a label, of which no four fit side by side below a figure
 SETTINGS = {"l1": "lambda of the L1 penalty", "batch_size": "batch size, images", "lr": "peak learning rate"}
 
 
@@ -47,16 +44,21 @@ class Quantity:
 TEST_ERROR = Quantity(column="test_accuracy", label="test error, %", unit="error")
 
 
-def start(title: str, note: str, *, height: float = 5.0) -> Figure:
-    """An empty figure, 8 inches wide, under its title and note."""
-    figure = Figure(figsize=(8, height), layout="constrained")
-    figure.suptitle(f"{title}\n{textwrap.fill(note, 100)}", fontsize=10)
-    return figure
+def mean_intervals(values: pd.DataFrame) -> pd.DataFrame:
+    """Of each row, whose columns are seeds: `mean`, and the ends `low` and `high` of its 95 % interval, which
+    are missing where fewer than two seeds have a value."""
+    rows = []
+    for row in values.to_numpy(float):
+        found = row[np.isfinite(row)]
+        ends = mean_interval(found) if len(found) > 1 else (np.nan, np.nan)
+        rows.append((found.mean() if len(found) else np.nan, *ends))
+    return pd.DataFrame(rows, index=values.index, columns=["mean", "low", "high"])
 
 
 def legend_below(figure: Figure, entries: Sequence[Any] | None = None, *, columns: int, title: str = "") -> None:
     """A legend of these entries, or of all that have a label, below the figure."""
-    figure.legend(handles=entries, title=title, loc="outside lower center", ncols=columns, fontsize=8, title_fontsize=8)
+    look: dict[str, Any] = {"loc": "outside lower left", "alignment": "left", "fontsize": 8, "title_fontsize": 8}
+    figure.legend(handles=entries, title=title, ncols=columns, **look)
 
 
 def entry(label: str, marker: str, **look: Any) -> Line2D:
@@ -64,95 +66,103 @@ def entry(label: str, marker: str, **look: Any) -> Line2D:
     return Line2D([], [], linestyle="none", marker=marker, label=label, **{"color": DARK, **look})
 
 
-def label_rows(axes: Axes, labels: Sequence[str], xlabel: str, *, above: float = 0.6, below: float = 0.6) -> None:
-    """A row for each label, the first on top, with this much room above the first and below the last."""
+def label_rows(axes: Axes, labels: Sequence[str], xlabel: str) -> None:
+    """A row for each label, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 1 + below, -above)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel(xlabel)
-    axes.grid(axis="x", alpha=0.3)
+    axes.grid(visible=False, axis="y")
 
 
-def means(table: pd.DataFrame, note: str, *, intervals: Mapping[str, tuple[float, float]], noise: float) -> Figure:
-    """A row for each group: a dot a seed, the mean with the interval of `intervals`, both also in figures.
+def reach(middle: Any, low: Any, high: Any) -> np.ndarray:
+    """Lengths of the bars to either side, at least 0: the mean of equal values can miss them by a last bit."""
+    return np.maximum(np.stack([np.atleast_1d(middle - low), np.atleast_1d(high - middle)]), 0)
+
+
+def draw_means(table: pd.DataFrame, caption: str, *, noise: float) -> Picture:
+    """A row for each group: a dot a seed, the mean with its interval, both also in figures.
 
     The column is `test_accuracy`. `noise`, the standard deviation that the choice of 10,000 test images gives one run,
-    is drawn as a bar to scale. All are fractions.
+    is drawn to scale about the mean of all runs. All are fractions.
     """
     looks = norm_styles(table["group"].unique())
-    title = "How accurate is each group, and how far apart are its seeds?"
-    figure = start(title, note, height=max(5.0, 1.8 + 0.45 * (len(looks) + 1)))
+    figure = Picture("Test accuracy of each group: every seed, and the mean", caption, height=1.5 + 0.36 * len(looks))
     axes = figure.subplots()
     for row, (group, runs) in enumerate(table.groupby("group", sort=False)["test_accuracy"]):
-        _mean_row(axes, row, 100 * runs.to_numpy(float), intervals.get(str(group)), looks[str(group)])
+        _mean_row(axes, row, 100 * runs.to_numpy(float), looks[str(group)])
+    failed = bool(table["test_accuracy"].isna().any())
     low, high = axes.get_xlim()
-    failed, half = bool(table["test_accuracy"].isna().any()), 100 * noise
-    axes.set_xlim(low - 0.12 * (high - low) * failed, max(high, low + 2.2 * half))
-    axes.plot([low, low + 2 * half], [len(looks)] * 2, color="#777777", linewidth=5, solid_capstyle="butt")
-    text = f"binomial noise of 10,000 images: ±{half:.2f} points (one standard deviation)"
-    axes.text(low, len(looks) + 0.2, text, va="top", fontsize=8)
-    label_rows(axes, list(looks), "test accuracy, %", below=1.6)
+    axes.set_xlim(low - 0.12 * (high - low) * failed, high)
+    axes.errorbar(
+        [100 * table["test_accuracy"].mean()],
+        [len(looks)],
+        xerr=[100 * noise],
+        color="#777777",
+        capsize=4,
+        linestyle="none",
+    )
+    label_rows(axes, [*looks, "noise of the images"], "test accuracy, %")
     axes.ticklabel_format(axis="x", useOffset=False)
     entries = [
-        entry("one seed", "o", markersize=4, alpha=0.5),
-        Line2D([], [], marker="o", color=DARK, label="mean and its interval, also at the right"),
+        entry("one seed", "o", markersize=4, alpha=0.4),
+        Line2D([], [], marker="o", color=DARK, label="mean and its 95 % interval, also at the right"),
+        Line2D([], [], marker="|", color="#777777", label=f"±{100 * noise:.2f} points, binomial, one run"),
     ]
-    legend_below(figure, [*entries, *[entry("diverged (seeds)", "x")] * failed], columns=3)
+    legend_below(figure, [*entries, *[entry("diverged (seeds)", "x")] * failed], columns=4)
     return figure
 
 
-def _mean_row(axes: Axes, row: int, values: np.ndarray, interval: tuple[float, float] | None, look: Style) -> None:
+def _mean_row(axes: Axes, row: int, values: np.ndarray, look: Style) -> None:
     right, color, side = values[np.isfinite(values)], look["color"], axes.get_yaxis_transform()
-    jitter = 0.618 * np.arange(len(right)) % 1  # the golden ratio's: neighbours lie far apart, and no chance in it
-    axes.plot(right, row + 0.1 + 0.25 * jitter, "o", markersize=4, color=color, markeredgewidth=0, alpha=0.5)
+    axes.plot(right, np.full(len(right), row), "o", markersize=4, color=color, markeredgewidth=0, alpha=0.4)
     if len(right):
-        mean, reach, text = right.mean(), None, f"{right.mean():.2f}"
-        if interval is not None and np.isfinite(interval).all():
-            low, high = 100 * interval[0], 100 * interval[1]
-            reach, text = _reach(mean, low, high), f"{text} [{low:.2f}, {high:.2f}]"
-        axes.errorbar([mean], [row - 0.12], xerr=reach, color=color, marker=look["marker"], capsize=4)
-        axes.text(1.01, row, text, transform=side, va="center", fontsize=9)
+        [(mean, low, high)] = mean_intervals(pd.DataFrame([right])).to_numpy()
+        text = f"{mean:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else f"{mean:.3f}"
+        axes.errorbar(
+            [mean], [row], xerr=reach(mean, low, high), capsize=4, markersize=7, **{**look, "linestyle": "none"}
+        )
+        axes.text(1.01, row, text, transform=side, va="center", fontsize=8)
     if len(right) < len(values):
         axes.plot([0.015], [row], "x", color=color, transform=side)
         axes.text(0.03, row, f"{len(values) - len(right)} of {len(values)}", transform=side, va="center", fontsize=8)
 
 
-def _reach(middle: Any, low: Any, high: Any) -> np.ndarray:
-    """Lengths of the bars to either side, at least 0: the mean of equal values can miss them by a last bit."""
-    return np.maximum(np.stack([np.atleast_1d(middle - low), np.atleast_1d(high - middle)]), 0)
-
-
-def differences(comparisons: Sequence[Comparison], note: str) -> Figure:
-    """A row for each pair: the difference of the means with its interval, verdict, corrected p and n.
+def draw_differences(comparisons: Sequence[Comparison], caption: str) -> Picture:
+    """A row for each pair: the difference of the means with its interval, its verdict, the corrected p of the test that
+    the verdict rests on, and n.
 
     An interval within `MARGIN` on either side is one condition of `Verdict.EQUIVALENT`.
     """
-    count, margin = len(comparisons), 100 * MARGIN
-    figure = start("Which groups differ, and which are equivalent?", note, height=max(5.0, 1.8 + 0.3 * count))
+    margin = 100 * MARGIN
+    title = "Differences of the mean test accuracies, and what counts as equivalent"
+    figure = Picture(title, caption, height=1.5 + 0.32 * len(comparisons))
     axes = figure.subplots()
-    axes.axvspan(-margin, margin, color="#0072B2", alpha=0.12, linewidth=0)
+    axes.axvspan(-margin, margin, color=DARK, alpha=0.1, linewidth=0)
     axes.axvline(0, color=DARK, linewidth=0.8)
     side = axes.get_yaxis_transform()
-    within = f"within {margin:g} points: equivalent, if one-sided t-tests agree (corrected p < {SIGNIFICANCE:g})"
-    entries: list[Artist] = [Patch(facecolor="#0072B2", alpha=0.2, label=within)]
+    entries: list[Any] = [Patch(facecolor=DARK, alpha=0.1, label=f"within {margin:g} points: too small to matter")]
     for row, pair in enumerate(comparisons):
-        middle, low, high = 100 * pair.difference, 100 * pair.low, 100 * pair.high
-        if np.isfinite(middle):
-            reach = _reach(middle, low, high)
-            axes.errorbar([middle], [row], xerr=reach, color="#000000", marker="o", markersize=5, capsize=3)
-            verdict = f"{pair.winner} better" if pair.winner else pair.verdict
-            text = f"{verdict}, p {p_value(pair.deciding_p)}"
+        text = "diverged"
+        if np.isfinite(pair.difference):
+            bar = reach(100 * pair.difference, 100 * pair.low, 100 * pair.high)
+            axes.errorbar([100 * pair.difference], [row], xerr=bar, color="#000000", marker="o", capsize=3)
+            text = f"{pair.winner} better" if pair.winner else str(pair.verdict)
+            text += f", p {p_value(pair.deciding_p)}"
+            if pair.verdict is Verdict.INCONCLUSIVE:
+                text += f" (equivalence: p {p_value(pair.tost_p_adjusted)})"
         else:
             axes.plot([0.015], [row], "x", color="#000000", transform=side)
-            text, entries[1:] = "diverged", [entry("diverged", "x")]
+            entries[1:] = [entry("diverged", "x")]
         axes.text(1.02, row, f"{text}, n = {pair.n}", transform=side, va="center", fontsize=8)
-    label = "difference of the mean test accuracies, points (first minus second)"
-    label_rows(axes, [f"{pair.a} minus {pair.b}" for pair in comparisons], label)
+    axes.locator_params(axis="x", nbins=7)
+    label_rows(axes, [f"{pair.a} minus {pair.b}" for pair in comparisons], "points of accuracy, first minus second")
     legend_below(figure, entries, columns=2)
     return figure
 
 
-def sweep(table: pd.DataFrame, note: str, *, x: str, y: Quantity, settings: bool = False) -> Figure:
-    """A line for each group over the setting `x`, on a log scale: the mean over seeds of `y`.
+def draw_sweep(table: pd.DataFrame, caption: str, *, x: str, y: Quantity, settings: bool = False) -> Picture:
+    """A line for each group over the setting `x`, on a log scale: the mean over seeds of `y`; a panel for each value of
+    the column `panel`, where there is one.
 
     The bars reach from the lowest to the highest seed; a point at 0 stands left of a gap. The boolean column `diverged`
     tells which runs did. With `settings` the groups are other settings than `x`, and no norms.
@@ -162,25 +172,30 @@ def sweep(table: pd.DataFrame, note: str, *, x: str, y: Quantity, settings: bool
     words = np.where(table["diverged"], "diverged", np.where(table[y.column].isna(), y.missing, ""))
     scaled = (100 if y.unit in ("error", "percent") else 1) * table[y.column].astype(float)
     data = table.assign(x=table[x].astype(float), y=100 - scaled if y.unit == "error" else scaled, word=words)
+    data["panel"] = table.get("panel", "")
     places = _places(sorted(data["x"].unique()))
-    over, of = label.split(",")[0], y.label.split(",")[0]
-    figure = start(f"{of[:1].upper()}{of[1:]} by {over}", note)
-    axes = figure.subplots()
-    for row, (group, look) in enumerate(looks.items()):
-        aside = (row - (len(looks) - 1) / 2) / 100
-        _sweep_line(axes, data[data["group"] == group], places, aside, label=group, **look)
+    over, of, panels = label.split(",")[0], y.label.split(",")[0], list(data["panel"].unique())
+    said = "Points: mean over seeds; bars: lowest to highest seed."
+    figure = Picture(
+        f"{of[:1].upper()}{of[1:]} by {over}", f"{caption} {said}", width=8.0 if len(panels) == 1 else 3.6 * len(panels)
+    )
+    tiles = list(figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).flat)
+    for axes, panel in zip(tiles, panels, strict=True):
+        axes.set_title(panel, fontsize=9)
+        rows = data[data["panel"] == panel]
+        for group, look in looks.items():
+            _sweep_line(axes, rows[rows["group"] == group], places, label=group, **look)
+        axes.set_xlabel(f"{label} (log scale)")
     log_y = y.unit in ("error", "number, log scale")
-    _x_axis(axes, places)
-    axes.set_xlabel(f"{label} (log scale)")
-    axes.set_ylabel(y.label + " (log scale)" * log_y)
+    tiles[0].set_ylabel(y.label + " (log scale)" * log_y)
     if log_y:
-        axes.set_yscale("log")
-        plain_ticks(axes.yaxis, None if y.unit == "error" else LogLocator(subs=(1.0, 3.0)))
-    failed = _mark_failed(axes, data, places, looks)
-    axes.grid(alpha=0.3)
-    entries = [*axes.get_legend_handles_labels()[0], *failed]
-    columns = min(2 if max(map(len, looks)) > LONG else 4, len(entries))
-    legend_below(figure, entries, columns=columns, title="mean over seeds; bars: lowest to highest seed")
+        tiles[0].set_yscale("log")
+        plain_ticks(tiles[0].yaxis, None if y.unit == "error" else LogLocator(subs=(1.0, 3.0)))
+    for axes in tiles:
+        _x_axis(axes, places, most=14 if len(panels) == 1 else 7)
+    failed = _mark_failed(tiles, data, places, looks)
+    entries = [*tiles[0].get_legend_handles_labels()[0], *failed]
+    legend_below(figure, entries, columns=min(2 if max(map(len, looks)) > 20 else 7, len(entries)))
     return figure
 
 
@@ -191,25 +206,24 @@ def _places(numbers: Sequence[float]) -> dict[float, float]:
     return {number: (heights[number] - low) / ((high - low) or 1.0) if number else -0.15 for number in numbers}
 
 
-def _sweep_line(axes: Axes, runs: pd.DataFrame, places: Mapping[float, float], aside: float, **look: Any) -> None:
+def _sweep_line(axes: Axes, runs: pd.DataFrame, places: Mapping[float, float], **look: Any) -> None:
     numbers = sorted(set(runs["x"]))
-    if numbers[0] == 0:
+    if numbers[:1] == [0]:
         numbers.insert(1, np.nan)  # no line across the gap
     seeds = runs[runs["word"] == ""].groupby("x")["y"].agg(["mean", "min", "max"]).reindex(numbers)
-    at = np.array([places.get(number, np.nan) for number in numbers]) + aside
+    at = np.array([places.get(number, np.nan) for number in numbers])
     middle, low, high = seeds.to_numpy().T
     look |= {"markersize": 5, "linewidth": 1.3, "elinewidth": 0.8, "capsize": 2}
-    axes.errorbar(at, middle, yerr=_reach(middle, low, high), **look)
+    axes.errorbar(at, middle, yerr=reach(middle, low, high), **look)
 
 
-def _x_axis(axes: Axes, places: Mapping[float, float]) -> None:
+def _x_axis(axes: Axes, places: Mapping[float, float], *, most: int) -> None:
     if 0 in places:
         side = axes.get_xaxis_transform()
         slashes: dict[str, Any] = {"marker": [(-0.5, -1), (0.5, 1)], "markersize": 9, "color": DARK}
         axes.plot([-0.085, -0.065], [0, 0], linestyle="none", transform=side, clip_on=False, **slashes)
-        axes.plot([-0.075, -0.075], [0, 1], linestyle=":", linewidth=0.8, color=DARK, transform=side)
-    every = -(-len(places) // 14)  # more labels than that run into one another
-    axes.set_xticks([*places.values()][::every], [f"{number:g}" for number in places][::every])
+    every = -(-len(places) // most)  # more labels than that run into one another
+    axes.set_xticks([*places.values()][::every], [f"{number:g}" for number in places][::every], fontsize=8)
     axes.set_xlim(min(places.values()) - 0.06, 1.1)
 
 
@@ -222,28 +236,35 @@ def plain_ticks(axis: Axis, locator: Locator | None = None) -> None:
 
 
 def _mark_failed(
-    axes: Axes, data: pd.DataFrame, places: Mapping[float, float], looks: Mapping[str, Style]
+    tiles: Sequence[Axes], data: pd.DataFrame, places: Mapping[float, float], looks: Mapping[str, Style]
 ) -> list[Line2D]:
     """Marks in a strip below the data, a row for each group that has any, and their legend entries."""
     failures = data[data["word"] != ""]
     groups = [group for group in looks if group in set(failures["group"])]
     markers = dict(zip(sorted(failures["word"].unique(), key=lambda word: word != "diverged"), "x1", strict=False))
     if groups:
-        _room_below(axes, 0.04 + 0.05 * len(groups))
-    side, runs = axes.get_xaxis_transform(), data.groupby(["group", "x"]).size()
-    for (group, number, word), count in failures.groupby(["group", "x", "word"]).size().items():
-        at = places[number] + 0.06 * [*markers].index(word), 0.045 + 0.05 * groups.index(group)
+        _room_below(tiles, 0.04 + 0.05 * len(groups))
+    runs, seen = data.groupby(["panel", "group", "x"]).size(), Counter[Any]()
+    for (panel, group, number, word), count in failures.groupby(["panel", "group", "x", "word"]).size().items():
+        axes = tiles[list(data["panel"].unique()).index(panel)]
+        at = places[number] + 0.06 * seen[panel, group, number], 0.045 + 0.05 * groups.index(group)
+        side, beside = axes.get_xaxis_transform(), dict[str, Any](xytext=(5, 0), textcoords="offset points")
+        seen[panel, group, number] += 1
         axes.plot(*at, markers[word], color=looks[group]["color"], transform=side)
-        beside: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
-        axes.annotate(f"{count}/{runs[group, number]}", at, xycoords=side, va="center", fontsize=7, **beside)
+        axes.annotate(f"{count}/{runs[panel, group, number]}", at, xycoords=side, va="center", fontsize=7, **beside)
+    for row, group in enumerate(groups):
+        strip: dict[str, Any] = {"transform": tiles[-1].transAxes, "va": "center", "fontsize": 7}
+        tiles[-1].text(1.01, 0.045 + 0.05 * row, group, color=looks[group]["color"], **strip)
     return [entry(f"{word} (seeds)", marker) for word, marker in markers.items()]
 
 
-def _room_below(axes: Axes, part: float) -> None:
+def _room_below(tiles: Sequence[Axes], part: float) -> None:
     """Room for a strip over this part of the axes' height, with the ticks of the data left as they are."""
+    axes = tiles[0]
     scale = axes.yaxis.get_transform()
     low, high = scale.transform(np.array(axes.get_ylim()))
     ticks = [tick for tick in axes.get_yticks() if low <= scale.transform(np.array([tick]))[0] <= high]
     axes.set_ylim(bottom=float(scale.inverted().transform(np.array([low - part / (1 - part) * (high - low)]))[0]))
     axes.set_yticks(ticks)
-    axes.plot([0, 1], [part, part], linewidth=0.8, color=DARK, transform=axes.transAxes)
+    for tile in tiles:
+        tile.plot([0, 1], [part, part], linewidth=0.8, color=DARK, transform=tile.transAxes)

@@ -1,22 +1,78 @@
-"""The errors' tables to figures: corrupted images, calibration, shared errors, digits, pairs, single images."""
+"""Curves, and the errors' tables to figures: corrupted images, calibration, shared errors, digits, pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from normstudy.figures import Style, draw_images, norm_styles
-from normstudy.report.charts import DARK, entry, label_rows, legend_below, plain_ticks, start
+from normstudy.figures import DARK, Picture, Style, norm_styles
+from normstudy.report.charts import entry, label_rows, legend_below, mean_intervals, plain_ticks, reach
 
+ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7, 99.8)
+INSET = 5  # epochs at the end that a curve's inset shows
 COMBINATIONS = 20  # that fit side by side on an UpSet plot
+BINS = 15  # of the confidence
+FEWEST = 20  # images of all seeds that a bin needs to be drawn: of fewer the gap is chance
 
 
-def shift(table: pd.DataFrame, note: str) -> Figure:
-    """A panel for each corruption: accuracy by severity, mean over seeds, band from lowest to highest seed.
+def loss_curves(curves: Mapping[str, pd.DataFrame], caption: str) -> Picture:
+    """Test loss by epoch, of each group a table with a row an epoch, counted from 1, and a column a seed."""
+    found = {name: mean_intervals(curve) for name, curve in curves.items()}
+    figure, axes = _curve_axes(found, "Test loss by epoch", caption, "{:.4f}", inset_above=True)
+    axes.set(yscale="log", ylabel="test loss (cross-entropy, nats; log scale)")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+    return figure
+
+
+def accuracy_curves(curves: Mapping[str, pd.DataFrame], caption: str) -> Picture:
+    """Test accuracy by epoch, as fractions in, as percentages out.
+
+    The axis is logarithmic in the error: all epochs are on it, and half of it lies above 98 %.
+    """
+    found = {name: mean_intervals((100 * curve).clip(upper=99.99)) for name, curve in curves.items()}
+    figure, axes = _curve_axes(found, "Test accuracy by epoch", caption, "{:.3f} %", inset_above=False)
+    axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda t: 100 - 10**-t))
+    values = pd.concat(found.values()).stack()
+    axes.set_yticks(ACCURACY_TICKS, [f"{tick:g}" for tick in ACCURACY_TICKS])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(100 - 1.3 * (100 - values.min()), 100 - 0.8 * (100 - values.max()))
+    axes.set_ylabel("test accuracy (%; log scale of the error)")
+    return figure
+
+
+def _curve_axes(
+    curves: Mapping[str, pd.DataFrame], title: str, caption: str, form: str, *, inset_above: bool
+) -> tuple[Picture, Axes]:
+    """Lines with bands, and an inset of the last epochs where there are epochs enough."""
+    figure = Picture(title, caption, width=5.8, height=4.2 + 0.2 * (len(curves) // 3))
+    axes = figure.subplots()
+    last = max(int(curve.index.max()) for curve in curves.values())
+    panels = [axes]
+    if last >= 2 * INSET:
+        panels.append(axes.inset_axes((0.56, 0.55 if inset_above else 0.09, 0.43, 0.38)))
+        panels[1].set_xlim(last - INSET + 0.8, last + 0.2)
+        panels[1].set_xticks(range(last - INSET + 1, last + 1))
+        panels[1].tick_params(labelsize=8)
+        panels[1].set_title(f"last {INSET} epochs, linear scale", fontsize=8)
+        panels[1].spines[:].set_visible(True)
+    for name, style in norm_styles(curves).items():
+        for panel in panels:
+            curve = curves[name] if panel is axes else curves[name].loc[last - INSET + 1 :]
+            label = f"{name}: {form.format(curve['mean'].iloc[-1])}"
+            panel.plot(curve.index, curve["mean"], label=label, markersize=4, linewidth=1.5, **style)
+            panel.fill_between(curve.index, curve["low"], curve["high"], color=style["color"], alpha=0.15, linewidth=0)
+    axes.set(xlim=(0.5, last + 0.5), xlabel="epoch")
+    axes.set_xticks([epoch for epoch in range(1, last + 1) if epoch in (1, last) or epoch % max(1, last // 5) == 0])
+    legend_below(figure, axes.get_legend_handles_labels()[0], columns=3, title="mean at the last epoch")
+    return figure, axes
+
+
+def draw_shift(table: pd.DataFrame, caption: str) -> Picture:
+    """A panel for each corruption: test error by severity, mean over seeds, band: its interval.
 
     Columns: statistics ("as trained" or "re-estimated"), corruption, severity, accuracy. Severity 0 is the clean image;
     where it has a corruption's name of its own, it stands in every panel.
@@ -24,98 +80,78 @@ def shift(table: pd.DataFrame, note: str) -> Figure:
     looks = norm_styles(table["group"].unique())
     names = list(table.loc[table["severity"] > 0, "corruption"].unique())
     clean = table[~table["corruption"].isin(names)]
-    figure = start("How accurate does each group stay when the test images are corrupted?", note)
+    figure = Picture("Test error on corrupted images, by severity", caption, width=9.0, height=5.4)
     tiles = list(figure.subplots(-(-(len(names) + 1) // 4), 4, sharex=True, sharey=True).flat)
     lines: dict[str, Line2D] = {}
+    tiles[0].set_yscale("log")
     for tile, name in zip(tiles, names, strict=False):
         panel = pd.concat([clean, table[table["corruption"] == name]])
         for (group, statistics), runs in panel.groupby(["group", "statistics"], sort=False):
             again = statistics == "re-estimated"
             line = _shift_line(tile, runs, looks[str(group)], dashed=again)
-            lines[f"{group}, statistics\nre-estimated" if again else str(group)] = line
+            lines[f"{group}, statistics of\nthe shifted images" if again else str(group)] = line
         tile.set_title(name, fontsize=9)
         tile.set_xticks(range(int(table["severity"].max()) + 1))
-        tile.grid(alpha=0.3)
         tile.tick_params(labelsize=8)
+    plain_ticks(tiles[0].yaxis)
     if table["accuracy"].isna().any():
         lines["diverged"] = entry("diverged", "x")
     for tile in tiles[len(names) :]:
         tile.set_axis_off()
-    title, small = "mean; band: lowest\nto highest seed", {"fontsize": 7, "title_fontsize": 7}
-    legend = tiles[len(names)].legend(lines.values(), lines.keys(), title=title, loc="center", **small)
+    legend = tiles[len(names)].legend(lines.values(), lines.keys(), loc="center", fontsize=8)
     legend.set_in_layout(False)  # else its column would be wider than the others
     figure.supxlabel("severity of the corruption (0: clean images)", fontsize=9)
-    figure.supylabel("test accuracy, %", fontsize=9)
+    figure.supylabel("test error, % (log scale)", fontsize=9)
     return figure
 
 
 def _shift_line(axes: Axes, runs: pd.DataFrame, look: Style, *, dashed: bool) -> Line2D:
-    accuracy = 100 * runs.groupby("severity")["accuracy"].agg(["mean", "min", "max"])
-    color = look["color"]
-    axes.fill_between(accuracy.index, accuracy["min"], accuracy["max"], color=color, alpha=0.15, linewidth=0)
+    errors = mean_intervals(100 - 100 * runs.pivot(index="severity", columns="seed", values="accuracy"))
+    axes.fill_between(errors.index, errors["low"], errors["high"], color=look["color"], alpha=0.15, linewidth=0)
     failed = sorted(set(runs.loc[runs["accuracy"].isna(), "severity"]))
-    axes.plot(failed, [0.04] * len(failed), "x", color=color, transform=axes.get_xaxis_transform())
-    shape: Style = {"color": color, "marker": look["marker"], "markersize": 4, "linewidth": 1.3}
-    [line] = axes.plot(accuracy.index, accuracy["mean"], **shape)
-    if dashed:
-        line.set(linestyle="--", markerfacecolor="#FFFFFF")
+    axes.plot(failed, [0.04] * len(failed), "x", color=look["color"], transform=axes.get_xaxis_transform())
+    shape: Style = {"marker": "*", "markersize": 8, "markerfacecolor": "white", "linestyle": "-"} if dashed else {}
+    [line] = axes.plot(errors.index, errors["mean"], **{**look, "markersize": 4, "linewidth": 1.2, **shape})
     return line
 
 
-def reliability(table: pd.DataFrame, calibration: pd.DataFrame, note: str) -> Figure:
-    """A panel for each group: how often each bin's images are wrong, by how often its confidence lets expect it.
+def draw_calibration(table: pd.DataFrame, calibration: pd.DataFrame, caption: str) -> Picture:
+    """A panel for each group: by how much accuracy exceeds confidence in each bin of the confidence, mean over seeds.
 
     `table`: group, seed, scaled (by temperature), bin, count, confidence, accuracy. `calibration`: group, seed,
-    temperature, nll, nll_scaled, ece, ece_scaled. Nearly all images have a confidence above 0.99: both axes are
-    logarithmic in the error, so that these are more than a dot in the corner. A bin is the mean over seeds, weighted
-    by the count; one without an error in any seed is a triangle at the bottom edge.
+    temperature, nll, nll_scaled, ece, ece_scaled. The bars are intervals of the mean over the seeds that have an image
+    in the bin. Bins of fewer than `FEWEST` images are left out.
     """
     looks = norm_styles(table["group"].unique())
-    filled = table[table["count"] > 0].rename(columns={"accuracy": "error", "confidence": "doubt"})
-    filled[["error", "doubt"]] = (1 - filled[["error", "doubt"]]).mul(filled["count"], axis=0)
-    bins = filled.groupby(["group", "scaled", "bin"])[["count", "error", "doubt"]].sum().reset_index()
-    bins[["error", "doubt"]] = 100 * bins[["error", "doubt"]].div(bins["count"], axis=0)
+    held = table.groupby(["group", "scaled", "bin"])["count"].transform("sum") >= FEWEST
+    gaps = table[held & (table["count"] > 0)].assign(gap=lambda rows: 100 * (rows["accuracy"] - rows["confidence"]))
     columns = min(3, len(looks))
     down = -(-len(looks) // columns)
-    figure = start("Is each group as often right as it is confident?", note, height=max(5.0, 1.2 + 2.5 * down))
+    figure = Picture("Calibration gap: accuracy minus confidence", caption, width=9.0, height=1.2 + 2.5 * down)
     tiles = list(figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flat)
-    shown = bins.loc[bins["error"] > 0, ["error", "doubt"]].to_numpy()
-    limits = (0.6 * shown.min(), min(130.0, 1.6 * float(shown.max()))) if shown.size else (0.01, 100.0)
     for tile, (group, look) in zip(tiles, looks.items(), strict=False):
-        _reliability_panel(tile, bins[bins["group"] == group], limits, look)
+        tile.axhline(0, color=DARK, linewidth=0.8)
+        for scaled, rows in gaps[gaps["group"] == group].groupby("scaled"):
+            found = mean_intervals(rows.pivot(index="bin", columns="seed", values="gap"))
+            at = 100 * (found.index.to_numpy() + (0.65 if scaled else 0.35)) / BINS
+            face: Style = {"markerfacecolor": look["color"] if scaled else "white", "linestyle": "none"}
+            bar = reach(found["mean"], found["low"], found["high"])
+            tile.errorbar(at, found["mean"], yerr=bar, capsize=2, markersize=5, elinewidth=0.8, **{**look, **face})
+            if not scaled and len(found):
+                counts = table[(table["group"] == group) & (table["scaled"] == scaled)].groupby("bin")["count"].sum()
+                mean, low, high = found.iloc[-1]
+                text = f"last bin, as trained, {100 * counts[found.index[-1]] / counts.sum():.1f} % of images:\n"
+                text += f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}] points"
+                tile.text(0.98, 0.03, text, ha="right", va="bottom", fontsize=8, transform=tile.transAxes)
         tile.set_title(f"{group}\n{_calibration_text(calibration[calibration['group'] == group])}", fontsize=8)
+        tile.set_xlabel("confidence, % (15 bins)", fontsize=8)
+        tile.tick_params(labelsize=8)
     for tile in tiles[len(looks) :]:
         tile.set_axis_off()
-    for tile in tiles[max(0, len(looks) - columns) : len(looks)]:  # under a legend, supxlabel would be hidden
-        tile.set_xlabel("expected errors, %: 100\nminus mean confidence (log scale)", fontsize=8)
-        tile.tick_params(labelbottom=True)
-    figure.supylabel("observed errors, % (log scale)", fontsize=9)
-    entries = [
-        entry("as trained", "o", markerfacecolor="none"),
-        entry("temperature scaled", "o"),
-        entry("no error in any seed", "v"),
-        Line2D([], [], color="#777777", linewidth=0.8, label="calibrated; above: overconfident"),
-    ]
-    legend_below(figure, entries, columns=4, title="larger: more images")
+    figure.supylabel("accuracy minus confidence, points", fontsize=9)
+    entries = [entry("as trained", "o", markerfacecolor="white"), entry("temperature scaled", "o")]
+    legend_below(figure, entries, columns=2)
     return figure
-
-
-def _reliability_panel(axes: Axes, bins: pd.DataFrame, limits: tuple[float, float], look: Style) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.plot(limits, limits, color="#777777", linewidth=0.8)
-    for scaled in (True, False):  # the hollow ones on top
-        rows = bins[bins["scaled"] == scaled]
-        area = 8 + 90 * np.sqrt(rows["count"] / rows["count"].sum())
-        wrong = rows["error"] > 0
-        colors: Style = {"facecolor": look["color"] if scaled else "none", "edgecolor": look["color"]}
-        axes.scatter(rows["doubt"][wrong], rows["error"][wrong], s=area[wrong], alpha=0.8, **colors)
-        side, heights = axes.get_xaxis_transform(), np.full((~wrong).sum(), 0.03)
-        axes.scatter(rows["doubt"][~wrong], heights, marker="v", s=25, transform=side, **colors)
-    axes.set(xlim=limits, ylim=limits)
-    plain_ticks(axes.xaxis)
-    plain_ticks(axes.yaxis)
-    axes.grid(alpha=0.3)
-    axes.tick_params(labelsize=8)
 
 
 def _calibration_text(rows: pd.DataFrame) -> str:
@@ -128,11 +164,11 @@ def _calibration_text(rows: pd.DataFrame) -> str:
 
 # An own drawing: upsetplot 0.9.0, its last release, raises "Invalid RGBA argument: nan" with pandas 3.1 and warns of
 # deprecated calls (its issues 276 and 303, both open)
-def upset(overlap: pd.Series, note: str) -> Figure:
+def draw_overlap(overlap: pd.Series, caption: str) -> Picture:
     """UpSet plot: how many images are in exactly these groups' sets, and the size of each group's set.
 
     The index of `overlap` has a boolean level for each group. Images in no set aren't drawn; of the combinations, the
-    `COMBINATIONS` largest are, and the note says how many are left out.
+    `COMBINATIONS` largest are, and the caption says how many are left out.
     Lex et al. 2014, "UpSet: Visualization of Intersecting Sets".
     """
     looks = norm_styles(map(str, overlap.index.names))
@@ -142,8 +178,8 @@ def upset(overlap: pd.Series, note: str) -> Figure:
     filled = [place for place in np.argsort(-counts, kind="stable") if counts[place] and members[place].any()]
     drawn, left_out = filled[:COMBINATIONS], filled[COMBINATIONS:]
     if left_out:
-        note += f"; not shown: {counts[left_out].sum()} images in {len(left_out)} smaller combinations"
-    figure = start("How far do the groups' sets of images overlap?", note)
+        caption += f" Not shown: {counts[left_out].sum()} images in {len(left_out)} smaller combinations."
+    figure = Picture("Misclassified images that the groups share", caption)
     if not drawn:
         figure.text(0.5, 0.5, "none", ha="center", va="center")
         return figure
@@ -161,6 +197,8 @@ def upset(overlap: pd.Series, note: str) -> Figure:
     totals.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     totals.set_yticks([])
     _membership(matrix, members[drawn], list(looks))
+    for axes in (bars, totals, matrix):
+        axes.grid(visible=False)
     for axes in (bars, matrix):
         axes.set_xlim(-0.6, len(drawn) - 0.4)
     for axes in (totals, matrix):
@@ -182,53 +220,21 @@ def _membership(axes: Axes, members: np.ndarray, names: Sequence[str]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def per_class(table: pd.DataFrame, note: str) -> Figure:
-    """A mark for each group and digit: the digit's error rate. A row of `table` is a group, a column a digit."""
-    figure = start("Which digits does each group get wrong?", note)
+def draw_rows(
+    found: Mapping[str, pd.DataFrame], labels: Sequence[str], title: str, caption: str, xlabel: str
+) -> Picture:
+    """A row for each label, in it a mark with its interval for each group, whose tables are of `mean_intervals`."""
+    height = 1.5 + 0.11 * len(labels) * (len(found) + 1)
+    figure = Picture(title, caption, height=height)
     axes = figure.subplots()
-    digits = np.arange(table.shape[1])
-    errors = 100 - 100 * table.to_numpy(float)
-    for (group, look), rates, aside in zip(
-        norm_styles(table.index).items(), errors, _beside(len(table), 0.7), strict=True
-    ):
-        axes.plot(digits + aside, rates, look["marker"], color=look["color"], markersize=6, label=group)
-    for edge in digits[1:] - 0.5:
-        axes.axvline(edge, color="#BBBBBB", linewidth=0.6)
-    axes.set_xticks(digits, table.columns)
-    axes.set(xlim=(-0.5, len(digits) - 0.5), xlabel="digit", ylabel="errors, % of the digit's test images")
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", alpha=0.3)
+    asides = (np.arange(len(found)) - (len(found) - 1) / 2) * (0.7 / len(found))
+    for (group, look), aside in zip(norm_styles(found).items(), asides, strict=True):
+        middle, low, high = found[group].to_numpy().T
+        shape: Style = {"linestyle": "none", "markersize": 5, "elinewidth": 1, "capsize": 2, "label": group}
+        axes.errorbar(middle, np.arange(len(labels)) + aside, xerr=reach(middle, low, high), **{**look, **shape})
+    for edge in np.arange(1, len(labels)) - 0.5:
+        axes.axhline(edge, color="#BBBBBB", linewidth=0.6)
+    label_rows(axes, labels, xlabel)
+    axes.set_xlim(left=0)
     legend_below(figure, columns=6)
-    return figure
-
-
-def confusion_pairs(table: pd.DataFrame, note: str) -> Figure:
-    """A row for each pair of digits, a bar for each group: columns true, predicted, then a group's mean number."""
-    counts = table.drop(columns=["true", "predicted"])
-    height = max(5.0, 1.6 + 0.09 * len(table) * (counts.shape[1] + 1))
-    figure = start("Which digits are read as which?", note, height=height)
-    axes = figure.subplots()
-    for (group, look), aside in zip(norm_styles(counts).items(), _beside(counts.shape[1], 0.8), strict=True):
-        middle = np.arange(len(table)) + aside
-        axes.barh(middle, counts[group], height=0.68 / counts.shape[1], color=look["color"], alpha=0.6)
-        axes.plot(counts[group], middle, look["marker"], markersize=5, color=look["color"], label=group)
-    pairs = [f"{true} read as {predicted}" for true, predicted in zip(table["true"], table["predicted"], strict=True)]
-    label_rows(axes, pairs, "test images, mean over seeds", above=0.5, below=0.5)
-    legend_below(figure, columns=6)
-    return figure
-
-
-def _beside(groups: int, width: float) -> np.ndarray:
-    """How far from the middle of their common place each of the groups stands, over this width together."""
-    return (np.arange(groups) - (groups - 1) / 2) * (width / groups)
-
-
-def image_grid(images: Sequence[np.ndarray], captions: Sequence[str], title: str, note: str) -> Figure:
-    """28 x 28 images with their captions; without any image the figure says "none"."""
-    rows = -(-len(images) // 5)
-    figure = start(title, note, height=0.8 + rows * 1.95 if images else 2.0)
-    if images:
-        draw_images(figure, images, captions, rows=rows)
-    else:
-        figure.text(0.5, 0.4, "none", ha="center", va="center")
     return figure

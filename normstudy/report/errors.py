@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from normstudy import figures as plots
 from normstudy.report import error_charts
+from normstudy.report.charts import mean_intervals
 from normstudy.report.groups import Facts, curve_figures, finished, mean_accuracies, note, seeds_figures
 from normstudy.report.sweeps import GOAL, epochs_to_goal
 from normstudy.report.tables import TEST_IMAGES, ErrorTables, Tables, pixels
@@ -73,11 +73,11 @@ def overlap(shares: pd.DataFrame) -> pd.Series:
     return found.sort_values(ascending=False, kind="stable").rename("images")
 
 
-def accuracy_by_class(tables: Tables) -> pd.DataFrame:
-    """Accuracy on each digit as a fraction, mean over seeds: a row a group, a column a class, ascending."""
-    classes = pd.Series(CLASS_COUNTS)
-    errors = seed_means(tables, ["true"]).reindex(classes.index, fill_value=0.0)
-    return 1 - errors.div(classes, axis="index").T.rename_axis(columns="class")
+def per_seed(tables: Tables, keys: Sequence[str], rows: pd.Index) -> dict[str, pd.DataFrame]:
+    """How many misclassified images have these keys: for each group a row of `rows`, a column a seed."""
+    found = tables.misclassified.groupby([*keys, "run_id"]).size().unstack("run_id", fill_value=0)
+    runs = tables.results.groupby("group", sort=False)["run_id"]
+    return {str(group): found.reindex(index=rows, columns=ids, fill_value=0) for group, ids in runs}
 
 
 def confusions(tables: Tables, top: int = 10) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def confusions(tables: Tables, top: int = 10) -> pd.DataFrame:
     return found.loc[order].rename_axis(columns=None).reset_index()
 
 
-def figures_of(tables: ErrorTables) -> dict[str, Figure]:
+def figures_of(tables: ErrorTables) -> dict[str, plots.Picture]:
     """Every figure of a study by file name without ending; a group's grid is of its lowest seed.
 
     Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.
@@ -113,15 +113,21 @@ def with_grid(tables: Tables) -> list[str]:
     return [str(group) for group in lowest.loc[lowest["diverged_at"].isna(), "group"]]
 
 
-def grid_of(tables: ErrorTables, group: str) -> Figure:
+SURE = "the network's confidence in its prediction, and in the true class"
+
+
+def grid_of(tables: ErrorTables, group: str) -> plots.Picture:
     """The annotated grid of ten images that a group's lowest seed gets wrong."""
     runs = tables.results[tables.results["group"] == group]
     run = runs.loc[runs["seed"].idxmin()]
     wrong = tables.misclassified[tables.misclassified["run_id"] == run["run_id"]]
     name = f"{group}, seed {run['seed']}" if len(runs) > 1 else group
-    title = plots.grid_title(name, run["test_accuracy"], len(wrong), TEST_IMAGES)
     ten = plots.ten_worst(wrong)
-    return plots.misclassified_grid(pixels(tables.images, ten["index"].tolist()), ten, title)
+    shown = "the ten with the highest loss, highest first" if len(wrong) > 10 else f"all {len(wrong)}"
+    title = f"{name}: {len(wrong)} of {TEST_IMAGES:,} misclassified"
+    return plots.misclassified_grid(
+        pixels(tables.images, ten["index"].tolist()), ten, title, f"Shown: {shown}. In percent: {SURE}."
+    )
 
 
 def grid_name(group: str) -> str:
@@ -129,47 +135,53 @@ def grid_name(group: str) -> str:
     return f"misclassified_{slug(group)}"
 
 
-def error_figures(tables: ErrorTables) -> dict[str, Figure]:
-    """Overlap, classes, confusions, and the grids of images that all get wrong or one group alone."""
-    wrong, groups = shares(tables), tables.results.groupby("group", sort=False).size()
-    majority = note(tables, "an image counts for a group when more than half of its seeds get it wrong")
-    both = common(wrong)
-    shown = f"all {len(both)}" if len(both) <= 10 else f"the first 10 of {len(both)}, by their place in the test set"
-    title, runs = "Test images that every seed of every norm gets wrong", len(tables.results)
-    numbers = counts(tables, ["index"])
-    figures = {
-        "errors_overlap": error_charts.upset(overlap(wrong), majority),
-        "errors_by_class": error_charts.per_class(accuracy_by_class(tables), note(tables, "marks: means over seeds")),
-        "confusions": error_charts.confusion_pairs(confusions(tables), note(tables, "bars: means over seeds")),
-        "errors_common": _grid(tables, numbers, both[:10], title, shown, f"{runs} runs"),
+def error_figures(tables: ErrorTables) -> dict[str, plots.Picture]:
+    """Overlap, classes, confusions, and the images that all get wrong."""
+    wrong = shares(tables)
+    both = common(wrong)[:10]
+    bars = "Marks: mean over seeds; bars: its 95 % interval."
+    digits = pd.Series(CLASS_COUNTS, name="true")
+    rates = {
+        group: mean_intervals(100 * counts.div(digits, axis="index"))
+        for group, counts in per_seed(tables, ["true"], digits.index).items()
     }
-    for group, seeds in groups.items():
-        found = unique_to(wrong, str(group))
-        title = f"Test images that seeds of {group} alone get wrong"
-        shown = f"the 10 of {len(found)} on which most of its seeds agree" if len(found) > 10 else f"all {len(found)}"
-        ten = [int(index) for index in found.index[:10]]
-        figures[f"errors_only_{slug(str(group))}"] = _grid(tables, numbers, ten, title, shown, f"{seeds} seeds")
-    return figures
+    pairs = pd.MultiIndex.from_frame(confusions(tables)[["true", "predicted"]])
+    read = {group: mean_intervals(counts) for group, counts in per_seed(tables, [*pairs.names], pairs).items()}
+    captions = [_caption(tables.misclassified, index) for index in both]
+    shown = f"Shown: {len(both)} of {len(common(wrong))}."
+    majority = "An image counts for a group when more than half of its seeds get it wrong."
+    return {
+        "errors_overlap": error_charts.draw_overlap(overlap(wrong), note(tables, majority)),
+        "errors_by_class": error_charts.draw_rows(
+            rates, [str(digit) for digit in digits.index], "Error rate of each digit", note(tables, bars), "errors, %"
+        ),
+        "confusions": error_charts.draw_rows(
+            read,
+            [f"{true} read as {predicted}" for true, predicted in pairs],
+            "The ten most frequent confusions",
+            note(tables, bars),
+            "test images, of 10,000",
+        ),
+        "errors_common": plots.image_grid(
+            pixels(tables.images, both),
+            captions,
+            f"Misclassified by all {len(tables.results)} runs",
+            note(tables, shown),
+            columns=5,
+        ),
+    }
 
 
 def pictured(tables: Tables) -> set[int]:
     """Every image that `error_figures` shows."""
-    wrong = shares(tables)
-    return {*common(wrong)[:10], *(int(index) for group in wrong for index in unique_to(wrong, group).index[:10])}
+    return {*common(shares(tables))[:10]}
 
 
-def _grid(
-    tables: ErrorTables, numbers: pd.DataFrame, indices: Sequence[int], title: str, shown: str, who: str
-) -> Figure:
-    captions = [_caption(tables.misclassified, index, f"{numbers.loc[index].sum()} of {who}") for index in indices]
-    return error_charts.image_grid(pixels(tables.images, indices), captions, title, note(tables, f"shown: {shown}"))
-
-
-def _caption(wrong: pd.DataFrame, index: int, who: str) -> str:
+def _caption(wrong: pd.DataFrame, index: int) -> str:
     rows = wrong[wrong["index"] == index]
     read = rows["predicted"].value_counts(sort=True)
     most = f"read as {read.index[0]}" + (f" or {read.index[1]}" if len(read) > 1 else "")
-    lines = [f"#{index}: {rows['true'].iloc[0]}, {most}", who]
+    lines = [f"true {rows['true'].iloc[0]}, {most}", f"test image {index}"]
     if index in LABEL_ERRORS:
         raters = LABEL_ERRORS[index]
         lines.append("label in dispute" if raters is None else f"label wrong: raters say {raters}")

@@ -6,11 +6,10 @@ from itertools import combinations
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from normstudy import figures as plots
 from normstudy.config import TITLES
-from normstudy.report import charts
+from normstudy.figures import Picture
+from normstudy.report import charts, error_charts
 from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed, errors_by
 from normstudy.report.text import either, markdown_table, percent, sample
 from normstudy.stats import (
@@ -37,14 +36,14 @@ def finished(tables: T) -> T:
 
 
 def note(tables: Tables, bars: str = "") -> str:
-    """What a reader must know to read a figure: data, budget, n, and what the bars are."""
+    """What a reader must know to read a figure, as its caption: data, budget, n, and what the bars are."""
     configs, results = tables.configs(), tables.results
     title = " or ".join(sorted({TITLES[config.dataset] for config in configs}))
     images = f"{title}: {either(config.training_images for config in configs)} training, {TEST_IMAGES:,} test images"
     epochs = either(config.epochs for config in configs)
     last = f"{epochs} epochs" if " or " in epochs else f"epoch {epochs}, the last"
-    said = [images, f"{either(results['parameters'])} parameters each", last, sample(results), bars]
-    return "; ".join(filter(None, said))
+    said = [images, f"{either(results['parameters'])} parameters each", last, sample(results)]
+    return f"{'; '.join(said)}. {bars}".strip()
 
 
 def intervals(results: pd.DataFrame) -> dict[str, tuple[float, float]]:
@@ -68,17 +67,18 @@ def comparisons(tables: Tables, pairs: Sequence[Pair] | None = None) -> list[Com
     return compare_pairs(values, chosen)
 
 
-def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Figure]:
+def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Picture]:
     """Each group's seeds and mean beside the noise of the test images; the paired differences where there are any."""
     results, found = tables.results, comparisons(tables, pairs)
     noise = binomial_deviation(float(results["test_accuracy"].mean()), TEST_IMAGES)
-    said = note(tables, "bars: 95 % interval of the mean (t)")
-    figures = {"means": charts.means(results, said, intervals=intervals(results), noise=noise)}
+    said = note(tables, "Bars: 95 % interval of the mean (t).")
+    figures = {"means": charts.draw_means(results, said, noise=noise)}
     if found:
-        bars = "bar: 95 % interval of the mean difference (t)"
+        bars = "Bar: 95 % interval of the mean difference (t)."
         if len(found) > 1:
-            bars = f"bars: simultaneous 95 % intervals of all {len(found)} pairs (t)"
-        figures["differences"] = charts.differences(found, note(tables, bars))
+            bars = f"Bars: simultaneous 95 % intervals of all {len(found)} pairs (t)."
+        tests = "p, adjusted: of equivalence where that is the verdict, else of a difference."
+        figures["differences"] = charts.draw_differences(found, note(tables, f"{bars} {tests}"))
     return figures
 
 
@@ -90,13 +90,13 @@ def curves(tables: Tables, metric: Metric) -> dict[str, pd.DataFrame]:
     }
 
 
-def curve_figures(tables: Tables) -> dict[str, Figure]:
+def curve_figures(tables: Tables) -> dict[str, Picture]:
     """Test loss and test accuracy by epoch."""
     several = tables.results["group"].duplicated().any()
-    said = note(tables, "line: mean, band: lowest to highest seed" if several else "")
+    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean." if several else "")
     return {
-        "test_loss": plots.loss_curves(curves(tables, Metric.TEST_LOSS), said),
-        "test_accuracy": plots.accuracy_curves(curves(tables, Metric.TEST_ACCURACY), said),
+        "test_loss": error_charts.loss_curves(curves(tables, Metric.TEST_LOSS), said),
+        "test_accuracy": error_charts.accuracy_curves(curves(tables, Metric.TEST_ACCURACY), said),
     }
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from normstudy.figures import Picture
 from normstudy.report import charts, error_charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means
@@ -41,17 +41,18 @@ def gain(both: pd.DataFrame) -> Facts | None:
     return {"l1": best, "trained": means.loc[best, "as trained"], "re_estimated": means.loc[best, "re-estimated"]}
 
 
-def penalty_figures(tables: PenaltyTables) -> dict[str, Figure]:
+def penalty_figures(tables: PenaltyTables) -> dict[str, Picture]:
     """Errors and share of zero weights over lambda; BN's errors with both kinds of statistics."""
     rows = by_norm(tables)
     sparse = rows.merge(tables.weights[["run_id", "zero_share"]], on="run_id", how="left")
-    kinds = dict(zip(STATISTICS, ("BN, running averages", "BN, statistics of the test images"), strict=True))
+    kinds = dict(zip(STATISTICS, ("running averages", "statistics of the test images"), strict=True))
     both = statistics_rows(tables).assign(group=lambda rows: rows["statistics"].map(kinds))
+    again = replace(charts.TEST_ERROR, column="accuracy", label="test error of BN, %")
     zero = charts.Quantity(column="zero_share", label="weights closer to 0 than 0.001, %", unit="percent")
     return {
-        "accuracy": charts.sweep(rows, note(tables), x="l1", y=charts.TEST_ERROR),
-        "zero_weights": charts.sweep(sparse, note(tables), x="l1", y=zero),
-        "statistics": charts.sweep(both, note(tables), x="l1", y=replace(charts.TEST_ERROR, column="accuracy")),
+        "error_rate": charts.draw_sweep(rows, note(tables), x="l1", y=charts.TEST_ERROR),
+        "zero_weights": charts.draw_sweep(sparse, note(tables), x="l1", y=zero),
+        "statistics": charts.draw_sweep(both, note(tables), x="l1", y=again, settings=True),
     }
 
 
@@ -104,18 +105,18 @@ def by_suspect(tables: Tables) -> pd.DataFrame:
     return rows.assign(group=rows["family"] + " (" + rows["group"] + ")")
 
 
-def collapse_figures(tables: CollapseTables) -> dict[str, Figure]:
-    """Errors over lambda under each suspect, a figure a norm; BatchNorm's with statistics of the test images too."""
+def collapse_figures(tables: CollapseTables) -> dict[str, Picture]:
+    """Errors over lambda under each suspect, a panel a norm; BatchNorm's with statistics of the test images too."""
     rows = suspects(tables)
-    figures = {}
-    for norm, runs in rows.groupby("family", sort=False):
-        error = replace(charts.TEST_ERROR, label=f"test error of {norm}, %")
-        figures[f"accuracy_{norm.lower()}"] = charts.sweep(runs, note(tables), x="l1", y=error, settings=True)
     again = statistics_rows(tables, rows).query("statistics == 're-estimated'")
-    said = note(tables, "mean and variance of the unchanged test images")
-    error = replace(charts.TEST_ERROR, column="accuracy", label="test error of re-estimated BN, %")
-    figures["statistics"] = charts.sweep(again, said, x="l1", y=error, settings=True)
-    return figures
+    panels = pd.concat(
+        [
+            rows.assign(panel=rows["family"]),
+            again.assign(test_accuracy=again["accuracy"], panel="BN, statistics of the test images"),
+        ],
+        ignore_index=True,
+    )
+    return {"error_rate": charts.draw_sweep(panels, note(tables), x="l1", y=charts.TEST_ERROR, settings=True)}
 
 
 def collapse_facts(tables: CollapseTables) -> Facts:
@@ -135,10 +136,10 @@ def collapse_facts(tables: CollapseTables) -> Facts:
     }
 
 
-def shift_figures(tables: ShiftTables) -> dict[str, Figure]:
-    """Accuracy under each corruption."""
-    said = note(tables, "shown: every fourth of these; band: lowest to highest seed")
-    return {"shift": error_charts.shift(tables.shift, said)}
+def shift_figures(tables: ShiftTables) -> dict[str, Picture]:
+    """Errors under each corruption."""
+    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean.")
+    return {"shift": error_charts.draw_shift(tables.shift, said)}
 
 
 def shifted_means(tables: ShiftTables) -> pd.DataFrame:
@@ -178,10 +179,15 @@ def shift_facts(tables: ShiftTables) -> Facts:
     }
 
 
-def calibration_figures(tables: CalibrationTables) -> dict[str, Figure]:
-    """Reliability before and after the temperature."""
-    said = note(tables, f"temperature fitted on {either(tables.results['val_size'])} held-out training images")
-    return {"reliability": error_charts.reliability(tables.reliability, tables.calibration, said)}
+def calibration_figures(tables: CalibrationTables) -> dict[str, Picture]:
+    """The gap between accuracy and confidence, before and after the temperature."""
+    said = note(
+        tables,
+        f"The temperature was fitted on {either(tables.results['val_size'])} held-out training images. Bars: 95 % "
+        "interval of the mean over seeds; below 0: overconfident. Bins of fewer than "
+        f"{error_charts.FEWEST} images are left out.",
+    )
+    return {"calibration": error_charts.draw_calibration(tables.reliability, tables.calibration, said)}
 
 
 def calibration_facts(tables: CalibrationTables) -> Facts:

@@ -1,14 +1,13 @@
 """How each kind of experiment is reported: facts, figures and table; and its page, from the exported tables alone."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
 
-from matplotlib.figure import Figure
-
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
+from normstudy.figures import Picture
 from normstudy.report import errors, groups, measures, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
@@ -24,27 +23,6 @@ from normstudy.report.tables import (
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
 
 ERRORS = "Which images do all runs misclassify?"
-ALTERNATIVES = {
-    "means": "Test accuracy of each group: every seed, the mean and its interval",
-    "differences": "Differences between groups with their intervals, and the margin of equivalence",
-    "test_loss": "Test loss by epoch",
-    "test_accuracy": "Test accuracy by epoch",
-    "shared_statistics": "Over what each norm takes its statistics",
-    "errors_overlap": "How many misclassified images the groups share",
-    "errors_by_class": "Error rate of each digit by group",
-    "confusions": "Which digits are read as which, by group",
-    "errors_common": "Images that every run misclassifies",
-    "accuracy": "Test error of each norm over the setting",
-    "accuracy_bn": "Test error of BN over lambda, by what L1 is summed over and how the learning rate ends",
-    "accuracy_gn": "Test error of GN over lambda, by what L1 is summed over and how the learning rate ends",
-    "zero_weights": "Share of weights at zero over lambda, by norm",
-    "statistics": "Test error of BN over lambda, with running averages and with statistics of the test images",
-    "learning_rates": "Learning rate chosen for each batch size, by norm",
-    "epochs_to_goal": "Epochs to 99 % test accuracy over the learning rate, by norm",
-    "shift": "Test accuracy by severity of each corruption, by norm",
-    "reliability": "Observed against expected errors of each group, before and after temperature scaling",
-}
-GRIDS = {"misclassified_": "Ten misclassified images of ", "errors_only_": "Images that only these seeds misclassify: "}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +31,7 @@ class Page(Generic[T]):
 
     tables: type[T]  # those that it is made of, which an export of the experiment has
     facts: Callable[[T], Facts]
-    figures: Callable[[T], dict[str, Figure]]
+    figures: Callable[[T], dict[str, Picture]]
     table: Callable[[T], str]
     table_first: bool = False  # whether the table has the answer, and the findings only add to it
     main: str = "means"  # the figure that the README shows
@@ -90,7 +68,7 @@ def answer(tables: Tables) -> str:
 def _groups(
     facts: Callable[[Tables], Facts], pairs: Callable[[Tables], list[groups.Pair]] | None = None
 ) -> Page[Tables]:
-    def figures(tables: Tables) -> dict[str, Figure]:
+    def figures(tables: Tables) -> dict[str, Picture]:
         return groups.seeds_figures(tables, pairs(tables) if pairs else None)
 
     return Page(tables=Tables, facts=facts, figures=figures, table=results_table)
@@ -125,35 +103,35 @@ KINDS: Mapping[Kind, Page[Any]] = {
         facts=sweeps.sweep_facts,
         figures=sweeps.sweep_figures,
         table=lambda tables: sweeps.sweep_table(tables, sweeps.varied(tables)),
-        main="accuracy",
+        main="error_rate",
     ),
     "penalty": Page(
         tables=PenaltyTables,
         facts=measures.penalty_facts,
         figures=measures.penalty_figures,
         table=_by_norm("l1", "lambda"),
-        main="accuracy",
+        main="error_rate",
     ),
     "collapse": Page(
         tables=CollapseTables,
         facts=measures.collapse_facts,
         figures=measures.collapse_figures,
         table=lambda tables: sweeps.sweep_table(tables, "l1", "lambda", measures.by_suspect(tables)),
-        main="accuracy_bn",
+        main="error_rate",
     ),
     "batch_size": Page(
         tables=Tables,
         facts=sweeps.batch_size_facts,
         figures=sweeps.batch_size_figures,
         table=lambda tables: sweeps.sweep_table(tables, "batch_size", "batch size", sweeps.tuned(tables), how=TUNED),
-        main="accuracy",
+        main="error_rate",
     ),
     "learning_rate": Page(
         tables=Tables,
         facts=sweeps.learning_rate_facts,
         figures=sweeps.learning_rate_figures,
         table=_by_norm("lr", "learning rate"),
-        main="accuracy",
+        main="error_rate",
     ),
     "shift": Page(
         tables=ShiftTables,
@@ -167,7 +145,7 @@ KINDS: Mapping[Kind, Page[Any]] = {
         facts=measures.calibration_facts,
         figures=measures.calibration_figures,
         table=results_table,
-        main="reliability",
+        main="calibration",
     ),
 }
 
@@ -189,7 +167,7 @@ def brief(tables: Tables) -> str:
     return " ".join(render("brief", facts).split())
 
 
-def page(name: str, tables: Tables, figures: Collection[str]) -> str:
+def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
     """The page of an experiment in Markdown; its figures lie beside it."""
     kind, parts, results = kind_of(tables), dict(tables.about.parts), tables.results
     shown = escaped(tables)
@@ -200,7 +178,7 @@ def page(name: str, tables: Tables, figures: Collection[str]) -> str:
         "findings": findings(shown),
         "table": kind.table(shown),
         "table_first": kind.table_first,
-        "figures": {figure: caption(figure) for figure in figures},
+        "figures": figures,
         "runs": len(results),
         "diverged": int(results["diverged_at"].notna().sum()),
         "hours": hours(tables),
@@ -215,14 +193,6 @@ def code_of(tables: Tables) -> list[Facts]:
     """Which commits the runs were made of, and of how many runs each, for whoever runs them again."""
     by_commit = tables.provenance.groupby(["git_commit", "git_dirty"], sort=False)
     return [{"commit": commit, "dirty": dirty, "runs": len(runs)} for (commit, dirty), runs in by_commit]
-
-
-def caption(figure: str) -> str:
-    """What stands for a figure where it can't be seen."""
-    for start, text in GRIDS.items():
-        if figure.startswith(start):
-            return text + figure.removeprefix(start).replace("_", " ")
-    return ALTERNATIVES.get(figure, figure.replace("_", " "))
 
 
 def hours(tables: Tables) -> float:

@@ -4,12 +4,13 @@ A run that diverged has no accuracy; it is named, and never averaged.
 """
 
 import math
+from dataclasses import replace
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
+from normstudy.figures import Picture
 from normstudy.report import charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.tables import Tables
@@ -17,6 +18,7 @@ from normstudy.report.text import counted, either, markdown_table, percent, samp
 from normstudy.stats import ROUNDING
 from normstudy.tracking import Metric
 
+CHANCE = 0.2  # accuracy up to which a network of ten classes has learned nothing, which may predict two of them
 TRAINS = 0.98  # accuracy from which on a network counts as trained
 GOAL = 0.99
 BUDGETS = (4_000, 8_000, math.inf)  # parameters
@@ -68,9 +70,9 @@ def varied(tables: Tables) -> str:
     return found[0]
 
 
-def sweep_figures(tables: Tables) -> dict[str, Figure]:
+def sweep_figures(tables: Tables) -> dict[str, Picture]:
     """Errors over the setting that is varied."""
-    return {"accuracy": charts.sweep(by_norm(tables), note(tables), x=varied(tables), y=charts.TEST_ERROR)}
+    return {"error_rate": charts.draw_sweep(by_norm(tables), note(tables), x=varied(tables), y=charts.TEST_ERROR)}
 
 
 def sweep_facts(tables: Tables) -> Facts:
@@ -104,14 +106,14 @@ def tuned(tables: Tables) -> pd.DataFrame:
     return pd.concat(chosen, ignore_index=True)
 
 
-def batch_size_figures(tables: Tables) -> dict[str, Figure]:
+def batch_size_figures(tables: Tables) -> dict[str, Picture]:
     """Errors over batch size, with the learning rate retuned, and the rates that were chosen."""
     rows = tuned(tables)
-    said = note(tables, "learning rate retuned on held-out images for each point")
+    said = note(tables, "The learning rate was retuned on held-out images for each point.")
     rates = charts.Quantity(column="lr", label="chosen peak learning rate", unit="number, log scale")
     return {
-        "accuracy": charts.sweep(rows, said, x="batch_size", y=charts.TEST_ERROR),
-        "learning_rates": charts.sweep(rows, said, x="batch_size", y=rates),
+        "error_rate": charts.draw_sweep(rows, said, x="batch_size", y=charts.TEST_ERROR),
+        "learning_rates": charts.draw_sweep(rows, said, x="batch_size", y=rates),
     }
 
 
@@ -142,15 +144,17 @@ def epochs_to_goal(tables: Tables) -> pd.Series:
     return tables.results["run_id"].map(reached.groupby("run_id")["epoch"].min())
 
 
-def learning_rate_figures(tables: Tables) -> dict[str, Figure]:
+def learning_rate_figures(tables: Tables) -> dict[str, Picture]:
     """Errors over the learning rate, and epochs to 99 %, unless all that get there take as many."""
     rows = by_norm(tables).assign(epochs_to_goal=epochs_to_goal(tables))
-    figures = {"accuracy": charts.sweep(rows, note(tables), x="lr", y=charts.TEST_ERROR)}
+    trained = rows.assign(test_accuracy=rows["test_accuracy"].where(rows["test_accuracy"] > CHANCE))
+    error = replace(charts.TEST_ERROR, missing="at chance level")
+    figures = {"error_rate": charts.draw_sweep(trained, note(tables), x="lr", y=error)}
     if rows["epochs_to_goal"].nunique() > 1:
         epochs = charts.Quantity(
             column="epochs_to_goal", label="epochs to 99 % test accuracy", unit="number", missing="99 % not reached"
         )
-        figures["epochs_to_goal"] = charts.sweep(rows, note(tables), x="lr", y=epochs)
+        figures["epochs_to_goal"] = charts.draw_sweep(rows, note(tables), x="lr", y=epochs)
     return figures
 
 
