@@ -43,7 +43,7 @@ def write_result(folder: Path, config: TrainConfig, test: Evaluation, split: Spl
             write_image(folder / name, image, scale=8)
     rows = [*rows_by_loss(folder, table, split)]
     write_json(folder / Artifact.BY_LOSS, pd.DataFrame(rows).to_dict(orient="split", index=False))
-    title = plots.grid_title(config.variant, test.accuracy, len(table), len(split))
+    title = f"{config.variant}: {len(table)} of {len(split):,} misclassified"
     plots.misclassified_grid(images, worst, title).savefig(folder / Artifact.GRID)
     counts = confusion_matrix(test, split)
     write_json(folder / Artifact.CONFUSION, counts.to_dict(orient="split"))
