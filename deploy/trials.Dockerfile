@@ -1,5 +1,5 @@
 # Ray's head and workers, with this project in /normstudy. Build it in the project's folder:
-#   docker build --file deploy/trials.Dockerfile --tag registry.example.org/normstudy:0.6.0 .
+#   docker build --file deploy/trials.Dockerfile --tag registry.example.org/normstudy:0.7.0 .
 FROM python:3.11.15-slim-bookworm
 # KubeRay's probes call wget.
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
