@@ -43,8 +43,12 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 
 def study_command(
     experiment: EXPERIMENT = MAIN,
-    workers: Annotated[int, typer.Option(min=0, help="number of parallel processes; 0: chosen from the number of cores")] = 0,
-    stack: Annotated[int, typer.Option(min=0, help="seeds of a variant to train together; 0: all on a GPU, otherwise 1")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="number of parallel processes; 0: chosen from the number of cores")
+    ] = 0,
+    stack: Annotated[
+        int, typer.Option(min=0, help="seeds of a variant to train together; 0: all on a GPU, otherwise 1")
+    ] = 0,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="processes of this machine, or tasks of a Ray cluster")
     ] = "local",
@@ -209,7 +213,9 @@ def show_version(asked: bool) -> bool:
 
 
 def options_of_all(
-    show: Annotated[bool, typer.Option("--version", help="print the version and exit", callback=show_version, is_eager=True)] = False,
+    show: Annotated[
+        bool, typer.Option("--version", help="print the version and exit", callback=show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """What a normalisation layer changes in a small CNN, as tracked MLflow runs."""
 

@@ -31,12 +31,14 @@ def loss_curves(curves: Mapping[str, pd.DataFrame], caption: str) -> Picture:
 def accuracy_curves(curves: Mapping[str, pd.DataFrame], caption: str) -> Picture:
     """Test accuracy by epoch, as fractions in, as percentages out.
 
-    The axis is logarithmic in the error: all epochs are on it, and half of it lies above 98 %.
+    The axis is logarithmic in the error: every seed and epoch is on it, and half of it lies above 98 %; the interval of
+    a few seeds may reach beyond it.
     """
-    found = {name: mean_intervals((100 * curve).clip(upper=99.99)) for name, curve in curves.items()}
+    percent = {name: (100 * curve).clip(upper=99.99) for name, curve in curves.items()}
+    found = {name: mean_intervals(curve) for name, curve in percent.items()}
     figure, axes = _curve_axes(found, "Test accuracy by epoch", caption, "{:.3f} %", inset_above=False)
     axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda t: 100 - 10**-t))
-    values = pd.concat(found.values()).stack()
+    values = pd.concat(percent.values()).stack()
     axes.set_yticks(ACCURACY_TICKS, [f"{tick:g}" for tick in ACCURACY_TICKS])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(100 - 1.3 * (100 - values.min()), 100 - 0.8 * (100 - values.max()))
