@@ -69,7 +69,14 @@ def test_artifacts_that_cannot_be_stored_fail_the_run_with_the_reason_and_the_sa
     place.client.create_experiment("normstudy", str(artifacts))
     with mounted(artifacts, "size=1m"):
         fill(artifacts / "filler")
+        refused = place.train(KILLED_TRIAL)
+        assert refused.wait() == 1
+        assert "No space left on device" in only_line("\n".join(refused.told))
+        assert (refused.epochs, place.runs()) == ([], [])
+        (artifacts / "filler").unlink()
         trial = place.train(KILLED_TRIAL)
+        wait_until(lambda: trial.printed("epoch ", 1))
+        fill(artifacts / "filler")
         assert trial.wait() == 1
         line = only_line("\n".join(trial.told))
         assert line.startswith("normstudy: error: BN + L1, seed 0: not all of it could be stored: "), line

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.fake_server import FakeServer
 from helpers.leases import TRIAL, leased, refused, run_of, train
+from helpers.project import only_line
 
 from normstudy.errors import Refused, ServerAway
 from normstudy.launch import maintenance, registry
 from normstudy.launch.registry import Trial
 from normstudy.tracking import Tag
+from normstudy.tracking.client import StoredRun
 from normstudy.tracking.event_log import logs
 from normstudy.tracking.run import Lease
 
@@ -132,6 +135,25 @@ def test_reap_ends_what_this_machine_left_at_once_and_nothing_that_lives(
     lines, problems = maintenance.reap()
     assert (len(lines), problems, clock.now) == (1, 0, 0.0)
     assert server.stored[run_of(other)].status == "RUNNING"
+
+
+def test_a_run_that_cannot_be_ended_is_named_with_how_to_drop_it_and_the_others_are_ended(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (run_of(train(leased(server, trial=Trial(key=key * 16, name=key)), 1)) for key in "ef")
+    end = registry.end_for_another
+
+    def refusing(run: StoredRun, *arguments: Any) -> None:
+        if run.run_id == first:
+            raise Refused("no such run")
+        end(run, *arguments)
+
+    monkeypatch.setattr(maintenance, "end_for_another", refusing)
+    lines, problems = maintenance.reap()
+    assert (len(lines), problems) == (1, 1)
+    assert server.stored[second].status == "FAILED"
+    said = only_line(capsys.readouterr().err)
+    assert said == f"normstudy: run {first}: no such run; to drop it, delete that run"
 
 
 def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, on: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ from normstudy.errors import Refused, one_line
 
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+PROBE_BYTES = 2**17  # of a run's artifacts: a model and its weights of 40 KB each, figures, tables
 ONE_AT_A_TIME = Lock()  # of downloads under a limit that the whole process has
 TRY_AGAIN = (408, 425, 429)  # client errors that another try may mend: timeout, too early, too many
 DISK_REFUSALS = (EACCES, EDQUOT, EEXIST, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOTDIR, EPERM, EROFS)
@@ -128,11 +129,12 @@ def _no_file_larger_than(size: int) -> Iterator[None]:
 
 
 def write_and_remove(location: str) -> None:
-    """A file in a folder of its own among the artifacts of this place. Raises whatever the way there raises."""
+    """A file in a folder of its own among the artifacts of this place, as large as those of a short run, so that a full
+    disk refuses it. Raises whatever the way there raises."""
     artifacts = get_artifact_repository(append_to_uri_path(location, f"probe_{uuid.uuid4().hex}"))
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe"
-        probe.touch()
+        probe.write_bytes(bytes(PROBE_BYTES))
         artifacts.log_artifact(str(probe))
     with suppress(Exception):  # whoever may write may not always remove
         artifacts.delete_artifacts()
