@@ -14,14 +14,14 @@ from normstudy.errors import ConfigError, NormstudyError, ReportError, Unfinishe
 from normstudy.options import field_options, with_options
 
 MAIN = "main"
-EXPERIMENT = Annotated[str, typer.Argument(help="one of ours by its name (`normstudy experiments`), or a file's path")]
-SEEDS = Annotated[int, typer.Option(min=0, help="only the trials with this many lowest seeds; 0: all")]
+EXPERIMENT = Annotated[str, typer.Argument(help="name of a built-in experiment (`normstudy experiments`), or a path")]
+SEEDS = Annotated[int, typer.Option(min=0, help="only the first N seeds of each variant, lowest first; 0: all")]
 OFFLINE = Annotated[bool, typer.Option("--offline", help="log to this machine only; `sync` sends it later")]
 FORCE = Annotated[bool, typer.Option("--force", help="train again what has finished, as a new run")]
 
 
 def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str) -> None:
-    """Train one variant, as one MLflow run. One that has finished is left alone, an unfinished one goes on.
+    """Train one variant, as one MLflow run. A finished run is left alone; an unfinished one is resumed.
 
     Writes metrics, figures and the model to the store that MLFLOW_TRACKING_URI names, else to mlflow.db and mlruns in
     the current folder; until they are there, to .normstudy beside a local store, else to the user's state folder
@@ -59,7 +59,7 @@ def study_command(
     offline: OFFLINE = False,
     **overrides: str,
 ) -> None:
-    """Train every variant of an experiment that has not finished, side by side, under one parent run.
+    """Train all unfinished trials of an experiment in parallel, under one parent run.
 
     The settings of a trial, given as options, hold for every trial. Writes what `train` writes, to the same places.
     """
@@ -95,7 +95,7 @@ def study_command(
 
 
 def measure_command(experiment: EXPERIMENT) -> None:
-    """Measure the trained networks of an experiment for what its MEASURES name; writes the tables to their runs."""
+    """Evaluate the trained networks of an experiment as its MEASURES specify, and log the tables to their runs."""
     from normstudy.launch import StopSignal
 
     stop_signal = StopSignal()
@@ -123,7 +123,7 @@ def experiments_command(
 
 
 def sync_command() -> None:
-    """Send what waits on this machine to the tracking server; writes to its runs, and removes what is there."""
+    """Send pending records of this machine to the tracking server, and delete each record once it has arrived."""
     begin("sync: what waits on this machine")
     from normstudy.launch.maintenance import sync
 
@@ -154,14 +154,14 @@ def report_command(
     readme: Annotated[bool, typer.Option("--readme", help="replace the marked block in README.md")] = False,
     export: Annotated[Path | None, typer.Option(help="folder that keeps the tables, below the study's name")] = None,
     allow_dirty: Annotated[
-        bool, typer.Option("--allow-dirty", help="export runs whose code had changes that no commit has, too")
+        bool, typer.Option("--allow-dirty", help="also export runs made with uncommitted changes")
     ] = False,
     seeds: SEEDS = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", help="name every trial that lacks")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="name every missing or unfinished trial")] = False,
 ) -> None:
     """Build every figure and table from the tracking server alone, or from an export of it.
 
-    Writes figures, tables and the page to --out, and where asked for to README.md and to --export; nothing to the
+    Writes figures, tables and the page to --out and, on request, to README.md and --export. Writes nothing to the
     server.
     """
     from normstudy.experiment import load_experiment
@@ -221,11 +221,11 @@ def options_of_all(
 
 
 def compare_command(
-    experiment: Annotated[
-        list[str] | None, typer.Argument(help="names or ids of experiments, whoever logged them")
-    ] = None,
-    group_by: Annotated[str, typer.Option(help="params, tags or metrics that make a group, by commas")] = "",
-    pair_by: Annotated[str, typer.Option(help="what pairs the runs of two groups, a seed; none: nothing")] = "",
+    experiment: Annotated[list[str] | None, typer.Argument(help="names or ids of any MLflow experiments")] = None,
+    group_by: Annotated[str, typer.Option(help="params, tags or metrics that define a group, by commas")] = "",
+    pair_by: Annotated[
+        str, typer.Option(help="param that pairs the runs of two groups, such as a seed; none: unpaired")
+    ] = "",
     metric: Annotated[str, typer.Option(help="the metric to compare")] = "",
     at: Annotated[str, typer.Option(help="last, a step, or best:METRIC, the step at which that one is best")] = "last",
     filter_string: Annotated[str, typer.Option("--filter", help="as MLflow's search takes it")] = "",
@@ -237,12 +237,12 @@ def compare_command(
     log: Annotated[bool, typer.Option("--log", help="keep the comparison as a run of the experiment")] = False,
     form: Annotated[Literal["text", "markdown", "json"], typer.Option("--format", help="what to print")] = "text",
     plan: Annotated[
-        bool, typer.Option("--plan", help="print only how many seeds show a difference of --margin")
+        bool, typer.Option("--plan", help="print only how many seeds are needed to detect a difference of --margin")
     ] = False,
 ) -> None:
     """Compare groups of runs of any MLflow experiment over seeds: means, differences, and a verdict on each pair.
 
-    What is not given is proposed from the runs, and the command that says all of it is printed.
+    Options that you omit are chosen from the runs, and the full equivalent command is printed.
     """
     from normstudy.comparison.command import run
     from normstudy.comparison.selection import Choice
