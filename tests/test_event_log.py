@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,6 +76,19 @@ def test_event_that_cannot_be_written_leaves_the_log_as_it_was(log: EventLog, mo
     monkeypatch.setattr(event_log, "os", SimpleNamespace(**{**vars(os), "fsync": full}))
     with pytest.raises(StorageError, match=r"can't write .*events.jsonl: No space left on device"):
         log.append(Event(step=1, metrics={"loss": 1.0}))
+    assert log.path.read_bytes() == before
+
+
+def test_part_of_a_line_that_a_full_disk_took_is_cut_off_and_stays_so(log: EventLog) -> None:
+    log.append(Event(status="RUNNING"))
+    before = log.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        with pytest.raises(StorageError, match="can't write"):
+            log.append(Event(status="FINISHED"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert log.path.read_bytes() == before
 
 

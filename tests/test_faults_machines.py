@@ -202,4 +202,4 @@ def test_studies_of_the_same_trials_at_once_train_each_once(place: Place) -> Non
         assert [point.step for point in history] == [1, 2]
     assert not list(place.state.glob("records/*"))
     again = place.run("study", file)
-    assert (again.status, again.stdout) == (0, "3 of 3 trials are left as they are\n")
+    assert (again.status, again.stdout.splitlines()[0]) == (0, "3 of 3 trials are left as they are")

@@ -1,5 +1,6 @@
 """A run's record on this machine: a write-ahead log. What a run logs is on disk here before a server hears of it."""
 
+import errno
 import hashlib
 import os
 import re
@@ -171,12 +172,14 @@ class EventLog:
         """Add a line. Raises `StorageError`, and leaves the log as it was, when it can't be written."""
         entry = entry.model_copy(update={"time": entry.time or time.time_ns() // 1_000_000})
         text = entry.model_dump_json(exclude_defaults=True).encode()
-        with writing(self.path), self.path.open("ab") as file:
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        # without a buffer: what a full disk leaves in one is written as the file is closed, behind what was cut off
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
             size = len(self.whole_lines())
             os.ftruncate(file.fileno(), size)
             try:
-                file.write(b"%08x %s\n" % (zlib.crc32(text), text))
-                file.flush()
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), size)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from safetensors.torch import save
 
 from normstudy import figures as plots
@@ -72,7 +71,7 @@ class LogTracker:
 
     def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
         self.leases, self.tags = leases, tags
-        self.monitors: list[SystemMetricsMonitor] = []
+        self.monitors: list[Any] = []  # of MLflow
         self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
         for lease in leases.values():
             if lease.upload and uploader:
@@ -118,6 +117,8 @@ class LogTracker:
         log.add_files("start")
         lease.tell()
         if lease.upload and MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # with psutil: asked for only
+
             # of a moment on this machine, so they pass the event log by; one that can't be sent is lost
             self.monitors.append(SystemMetricsMonitor(lease.upload.run_id, resume_logging=True))
             self.monitors[-1].start()
