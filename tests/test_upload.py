@@ -222,6 +222,16 @@ def test_why_an_earlier_process_ended_is_no_more_said_of_a_run_that_goes_on(serv
     assert Tag.FAILURE not in run.tags
 
 
+def test_why_a_store_refused_a_run_is_no_more_said_once_it_is_finished(server: FakeServer, log: EventLog) -> None:
+    Upload(log, server).push()
+    [run] = server.stored.values()
+    run.status, run.tags = "FAILED", {**run.tags, Tag.FAILURE: "not all of it could be stored"}
+    log.append(Event(status="FINISHED"))
+    Upload(log, server).push()
+    assert run.status == "FINISHED"
+    assert Tag.FAILURE not in run.tags
+
+
 def http_error(status: int) -> requests.HTTPError:
     response = requests.Response()
     response.status_code = status

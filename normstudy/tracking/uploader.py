@@ -4,8 +4,9 @@ neither doubles an epoch nor misses one."""
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from normstudy.errors import NormstudyError, Refused, ResultWaits, RunDeleted, ServerAway, StorageError, Superseded, say
 from normstudy.tracking import Tag, TrainedModel, is_of_process
@@ -148,7 +149,7 @@ class Upload:
         has = self.content = self.content or self.server.content(self.run, {folder_of(name) for name in wanted.files})
         if wanted.end is None and self.run.status != "RUNNING":
             self.server.set_status(self.run_id, "RUNNING")
-            self.server.drop_tags(self.run_id, [t for t in (Tag.FAILURE, Tag.FAILURE_STEP) if t in self.run.tags])
+            self._forget_failure({})
         # `mlflow run` has logged its -P values as they were typed, and MLflow refuses another spelling of one
         params = {name: value for name, value in wanted.params.items() if name not in self.run.params}
         tags = {name: value for name, value in wanted.tags.items() if self.run.tags.get(name) != value}
@@ -183,6 +184,7 @@ class Upload:
         """End the run, and register the model of one that finished; if it was taken over just before, it must not
         count."""
         self.require_lease()
+        self._forget_failure(end.tags)  # of a process whose content the store refused, and takes now
         if end.tags:
             self.server.log(self.run_id, tags=end.tags)
         self.server.set_status(self.run_id, str(end.status))
@@ -195,6 +197,14 @@ class Upload:
         if end.status == "FINISHED":
             self.server.publish(self.run, trained.registered if trained else "")
         self.done = True
+
+    def _forget_failure(self, kept: Mapping[str, str]) -> None:
+        assert self.run
+        stale = [tag for tag in (Tag.FAILURE, Tag.FAILURE_STEP) if tag in self.run.tags and tag not in kept]
+        if stale:
+            self.server.drop_tags(self.run_id, stale)
+            others = {tag: value for tag, value in self.run.tags.items() if tag not in stale}
+            self.run = replace(self.run, tags=others)
 
     def give_up(self) -> str:
         """End a run whose content is refused as FAILED; a line that says what became of it."""
