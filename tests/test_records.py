@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from helpers.project import only_line
 from mlflow.entities import Run
 
 from normstudy.config import TrainConfig
@@ -79,6 +80,18 @@ def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) 
     assert {record.tags[Tag.PARENT] for record in records} == {parent.info.run_id}
     assert len(all_runs()) == 3
     assert {state for _, state, _ in dry_run(PAIR)} == {TrialState.FINISHED}
+
+
+def test_a_damaged_record_is_named_by_a_dry_run_and_hides_no_other_trial(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for config in PAIR.configs:
+        single(config, offline=True)
+    [damaged] = logs(PAIR.configs[1].trial_key)
+    damaged.path.write_bytes(damaged.path.read_bytes().replace(b"FINISHED", b"FINISHEX"))
+    capsys.readouterr()
+    assert [state for _, state, _ in dry_run(PAIR)] == [TrialState.UNSENT, TrialState.NEW]
+    assert str(damaged.folder) in only_line(capsys.readouterr().err)
 
 
 def test_finished_trial_is_left_alone_and_forced_one_is_a_new_run(
