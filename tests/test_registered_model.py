@@ -16,7 +16,7 @@ from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import Begin, Event, EventLog
 from normstudy.tracking.logged_model import log_model
 from normstudy.tracking.run import is_of_main_comparison
-from normstudy.tracking.uploader import Upload
+from normstudy.tracking.upload import Upload
 
 NAME = "digitnet-gn"
 

@@ -14,7 +14,7 @@ from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag
 from normstudy.tracking.event_log import Begin, Event, EventLog
 from normstudy.tracking.mlflow_private import is_refusal
-from normstudy.tracking.uploader import Upload
+from normstudy.tracking.upload import Upload
 
 KEY = "0123456789abcdef"
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)

@@ -12,7 +12,8 @@ from normstudy.errors import Refused, ResultWaits
 from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag, uploader
 from normstudy.tracking.event_log import Begin, Event, EventLog
-from normstudy.tracking.uploader import Upload, Uploader
+from normstudy.tracking.upload import Upload
+from normstudy.tracking.uploader import Uploader
 
 BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
 

@@ -13,7 +13,7 @@ from normstudy.tracking.client import Server, StoredRun, canonical, is_result
 from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs
 from normstudy.tracking.run import Lease
 from normstudy.tracking.store import where
-from normstudy.tracking.uploader import Upload
+from normstudy.tracking.upload import Upload
 
 SERVER_AWAY_SECONDS = 60.0  # that a trial waits to begin while the server is away
 STALE_SECONDS = 45.0  # a run whose heartbeat stays the same for so long has no process: it is sent every 10 s

@@ -22,7 +22,8 @@ from normstudy.tracking.checkpoint import Checkpoints
 from normstudy.tracking.event_log import Event, EventLog, TrialLock, own_path
 from normstudy.tracking.result import SHOWN, write_json, write_result
 from normstudy.tracking.store import ending, identity
-from normstudy.tracking.uploader import Upload, Uploader
+from normstudy.tracking.upload import Upload
+from normstudy.tracking.uploader import Uploader
 
 SOURCES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",  # of the first publisher's site nothing is left
