@@ -7,8 +7,8 @@ give, and the correlation between norms of runs with the same seed lies within i
 Method: four variants of one network, thirty paired seeds. Three comparisons are confirmatory: GN with LN, GN with
 BN + L1, LN with BN + L1; each that includes BN alone is exploratory. Each rests on the paired differences of test
 accuracy at the last epoch: a Student's t interval of 98.33 % (Bonferroni for three), two one-sided t-tests for
-equivalence at 0.05 and at 0.1 points, a paired t-test for a difference, both adjusted by Bonferroni. All thirty seeds count; a
-run that diverges is reported as such. 60,000 training images, 20 epochs.
+equivalence at 0.05 and at 0.1 points, a paired t-test for a difference, both adjusted by Bonferroni. All
+thirty seeds count; a run that diverges is reported as such. 60,000 training images, 20 epochs.
 Scale-down: nothing.
 Command: python -m normstudy study experiments/thirty_seeds.py --stack 5
 """
