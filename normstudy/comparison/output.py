@@ -14,7 +14,7 @@ from rich.table import Table
 from normstudy.comparison import Compared
 from normstudy.errors import one_line
 from normstudy.files import write_atomically
-from normstudy.report.tables import no_formula
+from normstudy.report.tables import as_csv
 from normstudy.report.text import counted, markdown_table, p_value, plain
 from normstudy.stats import FEWEST_SEEDS, Comparison, Verdict
 
@@ -177,9 +177,7 @@ def save(found: Compared, folder: Path, *, command: str) -> list[str]:
     names = []
     tables = {"groups": found.groups, "pairs": found.pairs, "values": found.values, "left_out": found.left_out}
     for name, table in tables.items():
-        texts = table.select_dtypes(exclude=["number", "bool"])
-        safe = table.assign(**{column: texts[column].astype(object).map(no_formula) for column in texts})
-        write_atomically(folder / f"{name}.csv", safe.to_csv(index=False, lineterminator="\n").encode())
+        write_atomically(folder / f"{name}.csv", as_csv(table))
         names.append(f"{name}.csv")
     write_atomically(folder / "comparison.md", rendered(found, "markdown", command=command).encode())
     names.append("comparison.md")

@@ -13,13 +13,13 @@ import pandas as pd
 from mlflow.entities import Experiment, Run, ViewType
 
 from normstudy.errors import ConfigError, one_line
+from normstudy.report.read import READERS
 from normstudy.report.tables import Tables
 from normstudy.tracking.mlflow_private import BULK_RUNS, bulk_history
 from normstudy.tracking.store import RUNS_A_PAGE, connect, has_store, pages, where
 
 COMPARISON = "normstudy.comparison"  # tag of a run that keeps a comparison, and is none of the compared
 LARGEST = 1.7e308  # MLflow's databases keep infinity as the largest number
-READERS = 8  # threads: over HTTP a request mostly waits
 History = Callable[[Sequence[str], str], pd.DataFrame]  # of runs and a metric: columns run_id, step, value
 
 

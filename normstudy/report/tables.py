@@ -55,9 +55,7 @@ class Tables:
     def save(self, folder: Path) -> None:
         """As CSV files, floats in full; text that a spreadsheet would run as a formula gets a ' before it."""
         for name, table in self.frames().items():
-            texts = table.select_dtypes(exclude=["number", "bool"])
-            table = table.assign(**{column: texts[column].map(no_formula) for column in texts})
-            write_atomically(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+            write_atomically(folder / f"{name}.csv", as_csv(table))
         write_atomically(folder / ABOUT, TypeAdapter(About).dump_json(self.about, indent=1) + b"\n")
 
     @classmethod
@@ -136,6 +134,13 @@ def read_about(path: Path) -> About:
         raise ReportError(f"{one_line(str(path))}: {in_one_line(error)}") from None
     except OSError as error:
         raise ReportError(f"{one_line(str(path))}: can't be read: {one_line(str(error))}") from None
+
+
+def as_csv(table: pd.DataFrame) -> bytes:
+    """A table's file; text that a spreadsheet would run as a formula gets a ' before it."""
+    texts = table.select_dtypes(exclude=["number", "bool"])
+    safe = table.assign(**{column: texts[column].astype(object).map(no_formula) for column in texts})
+    return safe.to_csv(index=False, lineterminator="\n").encode()
 
 
 def no_formula(text: Any) -> Any:
