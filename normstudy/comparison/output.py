@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from matplotlib import rc_context
 from rich.console import Console
 from rich.table import Table
 
 from normstudy.comparison import Compared
 from normstudy.errors import one_line
+from normstudy.figures import RC
 from normstudy.files import write_atomically
+from normstudy.report import as_bytes
 from normstudy.report.tables import as_csv
 from normstudy.report.text import counted, markdown_table, p_value, plain
 from normstudy.stats import FEWEST_SEEDS, Comparison, Verdict
@@ -181,20 +184,9 @@ def save(found: Compared, folder: Path, *, command: str) -> list[str]:
         names.append(f"{name}.csv")
     write_atomically(folder / "comparison.md", rendered(found, "markdown", command=command).encode())
     names.append("comparison.md")
-    for name, figure in found.figures().items():
-        for form in ("png", "svg"):
-            buffer = _drawn(figure, form)
-            write_atomically(folder / f"{name}.{form}", buffer)
-            names.append(f"{name}.{form}")
+    with rc_context({"svg.hashsalt": RC["svg.hashsalt"]}):
+        for name, figure in found.figures().items():
+            for form in ("png", "svg"):
+                write_atomically(folder / f"{name}.{form}", as_bytes(figure, form))
+                names.append(f"{name}.{form}")
     return names
-
-
-def _drawn(figure: Any, form: str) -> bytes:
-    from io import BytesIO
-
-    from matplotlib import rc_context
-
-    buffer = BytesIO()
-    with rc_context({"svg.hashsalt": "normstudy"}):
-        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-    return buffer.getvalue()
