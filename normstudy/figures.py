@@ -59,11 +59,11 @@ def norm_styles(groups: Iterable[str]) -> dict[str, Style]:
     """Each group's colour, line and marker: a norm has its row of `NORM_STYLES`, whatever else is drawn.
 
     With and without L1 side by side, a norm's marker is filled without and open with. Further groups of one norm have
-    its colour and the next line and marker; where these run out, colours come from a colour map. A group that names no
-    norm is grey.
+    its colour and the next line and marker; where these run out, and where no group names a norm, each has its own
+    colour. Beside norms, a group that names none is grey.
     """
     norms = {group: _norm(group) for group in groups}
-    if max(Counter(norms.values()).values(), default=0) > len(MARKERS):
+    if not any(norms.values()) or max(Counter(norms.values()).values()) > len(MARKERS):
         return setting_styles(norms)
     rows, seen, chosen = [*NORM_STYLES, ""], Counter[str](), {}
     for group, norm in norms.items():

@@ -21,34 +21,17 @@ MOST_GROUPS = 12  # beyond which all pairs are 66 and more: with a baseline each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
-    """What a comparison found.
+class Compared(Selection):
+    """What a comparison found, beside what was chosen and left out.
 
     `groups` has a row a group: group, n, mean, low, high (95 % interval of the mean, Student's t), sd, lowest, highest.
-    `pairs` has a row a pair, with the fields of `stats.Comparison`, and `seeds_to_decide`. `values` and `left_out` are
-    those of the selection.
+    `pairs` has a row a pair, with the fields of `stats.Comparison`, and `seeds_to_decide`.
     """
 
-    selection: Selection
     groups: pd.DataFrame
     pairs: pd.DataFrame
     comparisons: list[Comparison]
     logged: LoggedRuns
-
-    @property
-    def choice(self) -> Choice:
-        """What was compared."""
-        return self.selection.choice
-
-    @property
-    def values(self) -> pd.DataFrame:
-        """A row a run that counts: run_id, name, value, group, seed."""
-        return self.selection.values
-
-    @property
-    def left_out(self) -> pd.DataFrame:
-        """A row a run that doesn't count: run_id, name, why."""
-        return self.selection.left_out
 
     def curves(self) -> dict[str, pd.DataFrame]:
         """The metric of the runs that count, keyed by group: a row a step, a column a seed."""
@@ -59,9 +42,9 @@ class Compared:
 
     def figures(self) -> dict[str, "Figure"]:
         """The groups' seeds and means; the differences, where there are pairs; the curves, where a run has steps."""
-        from normstudy.comparison import charts
+        from normstudy.comparison.output import figures
 
-        return charts.figures(self)
+        return figures(self)
 
     def power(self) -> pd.DataFrame:
         """For each pair: the standard deviation of its difference, and the n that shows a difference of the margin in
@@ -71,11 +54,8 @@ class Compared:
         rows = []
         for pair in self.comparisons:
             deviation = pair.error * pair.n**0.5
-            n = (
-                seeds_for_power(deviation, self.choice.margin, comparisons=len(self.comparisons))
-                if deviation > 0
-                else None
-            )
+            several = {"comparisons": len(self.comparisons)}
+            n = seeds_for_power(deviation, self.choice.margin, **several) if deviation > 0 else None
             rows.append({"a": pair.a, "b": pair.b, "sd_of_difference": deviation, "n_for_margin": n})
         return pd.DataFrame(rows, columns=["a", "b", "sd_of_difference", "n_for_margin"])
 
@@ -139,7 +119,7 @@ def compared(logged: LoggedRuns, choice: Choice) -> Compared:
     rows = [{**asdict(pair), "seeds_to_decide": seeds_to_decide(pair)} for pair in found]
     columns = [*Comparison.__dataclass_fields__, "seeds_to_decide"]
     return Compared(
-        selection=selection,
+        **vars(selection),
         groups=group_table(values),
         pairs=pd.DataFrame(rows, columns=columns),
         comparisons=found,

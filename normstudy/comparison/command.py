@@ -10,10 +10,11 @@ import mlflow
 from mlflow.entities import Run
 
 from normstudy.comparison import Choice, Compared, compared
-from normstudy.comparison.output import Format, decimals, rendered, save
+from normstudy.comparison.output import Format, rendered, save
 from normstudy.comparison.runs import COMPARISON, from_export, from_server
 from normstudy.errors import ConfigError, one_line
 from normstudy.files import require_folder
+from normstudy.report.text import decimals
 
 
 def run(

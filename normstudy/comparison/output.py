@@ -1,28 +1,32 @@
-"""A comparison as text for the terminal, as Markdown, as JSON, and as files."""
+"""A comparison as text for the terminal, as Markdown, as JSON, as figures, and as files."""
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
 from normstudy.comparison import Compared
 from normstudy.errors import one_line
-from normstudy.figures import RC
+from normstudy.figures import RC, Picture, norm_styles
 from normstudy.files import write_atomically
-from normstudy.report import as_bytes
+from normstudy.report import as_bytes, charts, error_charts
 from normstudy.report.tables import as_csv
-from normstudy.report.text import counted, markdown_table, p_value, plain
+from normstudy.report.text import counted, decimals, markdown_table, p_value, plain
 from normstudy.stats import FEWEST_SEEDS, Comparison, Verdict
 
 Format = Literal["text", "markdown", "json"]
 NAMED = 3  # runs of a reason that are named
+LONGEST = 40  # characters of a label in a figure
+NEAR_ONE = 0.9  # median above which fractions get an axis that is logarithmic in what they lack to 1
 
 
 def rendered(found: Compared, form: Format, *, command: str, width: int | None = None) -> str:
@@ -69,8 +73,7 @@ def _p_names(found: Compared) -> tuple[str, ...]:
 
 
 def _group_rows(found: Compared) -> list[list[str]]:
-    digits = decimals(found.groups["sd"] / found.groups["n"] ** 0.5)
-    rows = []
+    digits, rows = _group_decimals(found), []
     for row in found.groups.itertuples():
         numbers = [
             f"{value:.{digits}f}" if value == value else "" for value in (row.mean, row.sd, row.lowest, row.highest)
@@ -78,6 +81,10 @@ def _group_rows(found: Compared) -> list[list[str]]:
         interval = f"{row.low:.{digits}f} to {row.high:.{digits}f}" if row.low == row.low else ""
         rows.append([row.group, str(row.n), numbers[0], interval, *numbers[1:]])
     return rows
+
+
+def _group_decimals(found: Compared) -> int:
+    return decimals(found.groups["sd"] / found.groups["n"] ** 0.5)
 
 
 def _pair_rows(found: Compared) -> list[list[str]]:
@@ -109,14 +116,8 @@ def _p(value: float) -> str:
     return p_value(value).removeprefix("= ")
 
 
-def decimals(errors: pd.Series) -> int:
-    """As many decimals as the smallest standard error has down to its second digit, at most 8."""
-    known = errors[errors > 0]
-    return min(8, max(0, 1 - math.floor(math.log10(known.min())))) if len(known) else 4
-
-
 def _notes(found: Compared) -> list[str]:
-    notes = list(found.selection.notes)
+    notes = list(found.notes)
     seeds = found.values.groupby("group", observed=True)["seed"].agg(frozenset)
     if found.choice.pair_by != "none" and seeds.nunique() > 1:
         notes.append("the groups have different seeds: each pair is compared on those that both have")
@@ -170,7 +171,7 @@ def _json(found: Compared, command: str) -> str:
         "groups": records(found.groups),
         "pairs": records(found.pairs),
         "left_out": records(found.left_out),
-        "notes": list(found.selection.notes),
+        "notes": list(found.notes),
     }
     return json.dumps(said, indent=1) + "\n"
 
@@ -184,9 +185,52 @@ def save(found: Compared, folder: Path, *, command: str) -> list[str]:
         names.append(f"{name}.csv")
     write_atomically(folder / "comparison.md", rendered(found, "markdown", command=command).encode())
     names.append("comparison.md")
-    with rc_context({"svg.hashsalt": RC["svg.hashsalt"]}):
+    with rc_context(RC):
         for name, figure in found.figures().items():
             for form in ("png", "svg"):
                 write_atomically(folder / f"{name}.{form}", as_bytes(figure, form))
                 names.append(f"{name}.{form}")
     return names
+
+
+@rc_context(RC)
+def figures(found: Compared) -> dict[str, Figure]:
+    """`means`; `differences` where there are pairs; `curves` where any run has more than one step."""
+    metric, groups, curves = found.choice.metric, found.groups, found.curves()
+    several = "simultaneous 95 % intervals" if len(found.pairs) > 1 else "95 % interval"
+    differences = f"difference of {metric}, first minus second; {several}"
+    y = charts.Quantity(column="value", label=f"metric {metric}", unit="number", plural=metric, differences=differences)
+    labels = {str(name): _label(str(name), place) for place, name in enumerate(groups["group"], 1)}
+    counts = {name: f"{labels[name]}, n = {n}" for name, n in zip(labels, groups["n"], strict=True)}
+    runs = found.values.assign(group=found.values["group"].astype(str).map(counts))
+    drawn: dict[str, Figure] = {"means": charts.draw_means(runs, "", y=y, digits=_group_decimals(found))}
+    if pairs := [replace(pair, a=labels[pair.a], b=labels[pair.b]) for pair in found.comparisons]:
+        drawn["differences"] = charts.draw_differences(pairs, "", y=y)
+    if any(len(curve) > 1 for curve in curves.values()):
+        named = {labels[name]: curve for name, curve in curves.items()}
+        drawn["curves"] = _draw_curves(named, metric, found.values["value"])
+    return drawn
+
+
+def _label(name: str, place: int) -> str:
+    """A name that a figure has room for, in one line; of a long one the beginning, and the group's place, as two groups
+    may begin alike."""
+    short = one_line(name, None)
+    return short if len(short) <= LONGEST else f"{short[: LONGEST - 4]}… {place}"
+
+
+def _draw_curves(curves: Mapping[str, pd.DataFrame], metric: str, last: pd.Series) -> Figure:
+    figure = Picture(f"{metric} by step: mean and 95 % interval", height=5.0)
+    axes = figure.subplots()
+    axes.set(xlabel="step", ylabel=metric)
+    for name, look in norm_styles(curves).items():
+        found = charts.mean_intervals(curves[name])
+        axes.plot(found.index, found["mean"], color=look["color"], linestyle=look["linestyle"], label=name)
+        axes.fill_between(found.index, found["low"], found["high"], color=look["color"], alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    values = pd.concat(list(curves.values())).stack().dropna()
+    if values.between(0, 1).all() and last.median() > NEAR_ONE:
+        error_charts.error_scale(axes, values, whole=1)
+        axes.set_ylabel(f"{metric} (log scale of the distance to 1)")
+    axes.legend(fontsize=8)
+    return figure

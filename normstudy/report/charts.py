@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, Locator, LogLocator, NullLocator
 
 from normstudy.figures import DARK, Picture, Style, norm_styles, setting_styles
 from normstudy.report.text import p_value
-from normstudy.stats import MARGIN, Comparison, Verdict, mean_interval
+from normstudy.stats import Comparison, Verdict, mean_interval
 
 ERROR_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 90)
 FEW_ERROR_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 90)
@@ -30,7 +30,7 @@ SETTINGS = {"l1": "lambda of the L1 penalty", "batch_size": "batch size, images"
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """A column that a sweep draws, with the label of its axis.
+    """A column that a figure draws, with the label of its axis, and of that of differences.
 
     "percent" is a fraction as a percentage, "error" what it lacks to 100 %, on a log scale; the rest is drawn as it is.
     """
@@ -39,8 +39,32 @@ class Quantity:
     label: str
     unit: Literal["error", "percent", "number", "number, log scale"]
     missing: str = "diverged"  # what no value means where the run did not diverge
+    plural: str = ""
+    differences: str = ""
+
+    @property
+    def name(self) -> str:
+        """Without its unit."""
+        return self.label.split(",")[0]
+
+    @property
+    def title(self) -> str:
+        """The name as it begins a title."""
+        return f"{self.name[:1].upper()}{self.name[1:]}"
+
+    @property
+    def scale(self) -> int:
+        """What a value is multiplied with."""
+        return 100 if self.unit in ("error", "percent") else 1
 
 
+ACCURACY = Quantity(
+    column="test_accuracy",
+    label="test accuracy, %",
+    unit="percent",
+    plural="test accuracies",
+    differences="points of accuracy, first minus second",
+)
 TEST_ERROR = Quantity(column="test_accuracy", label="test error, %", unit="error")
 
 
@@ -79,84 +103,87 @@ def reach(middle: Any, low: Any, high: Any) -> np.ndarray:
     return np.maximum(np.stack([np.atleast_1d(middle - low), np.atleast_1d(high - middle)]), 0)
 
 
-def draw_means(table: pd.DataFrame, caption: str, *, noise: float) -> Picture:
+def draw_means(
+    table: pd.DataFrame, caption: str, *, y: Quantity = ACCURACY, digits: int = 3, noise: float | None = None
+) -> Picture:
     """A row for each group: a dot a seed, the mean with its interval, both also in figures.
 
-    The column is `test_accuracy`. `noise`, the standard deviation that the choice of 10,000 test images gives one run,
-    is drawn to scale about the mean of all runs. All are fractions.
+    `noise`, the standard deviation that the choice of 10,000 test images gives one run's accuracy, as a fraction, is
+    drawn to scale about the mean of all runs.
     """
     looks = norm_styles(table["group"].unique())
-    figure = Picture("Test accuracy of each group: every seed, and the mean", caption, height=1.5 + 0.36 * len(looks))
+    figure = Picture(f"{y.title} of each group: every seed, and the mean", caption, height=1.5 + 0.36 * len(looks))
     axes = figure.subplots()
-    for row, (group, runs) in enumerate(table.groupby("group", sort=False)["test_accuracy"]):
-        _mean_row(axes, row, 100 * runs.to_numpy(float), looks[str(group)])
-    failed = bool(table["test_accuracy"].isna().any())
+    for row, (group, runs) in enumerate(table.groupby("group", sort=False)[y.column]):
+        _mean_row(axes, row, y.scale * runs.to_numpy(float), looks[str(group)], digits)
+    failed = bool(table[y.column].isna().any())
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.12 * (high - low) * failed, high)
-    axes.errorbar(
-        [100 * table["test_accuracy"].mean()],
-        [len(looks)],
-        xerr=[100 * noise],
-        color="#777777",
-        capsize=4,
-        linestyle="none",
-    )
-    label_rows(axes, [*looks, "noise of the images"], "test accuracy, %")
-    axes.ticklabel_format(axis="x", useOffset=False)
     entries = [
         entry("one seed", "o", markersize=4, alpha=0.4),
         Line2D([], [], marker="o", color=DARK, label="mean and its 95 % interval, also at the right"),
-        Line2D([], [], marker="|", color="#777777", label=f"±{100 * noise:.2f} points, binomial, one run"),
     ]
+    labels = list(looks)
+    if noise is not None:
+        middle, look = y.scale * table[y.column].mean(), dict[str, Any](color="#777777", capsize=4, linestyle="none")
+        axes.errorbar([middle], [len(looks)], xerr=[y.scale * noise], **look)
+        labels.append("noise of the images")
+        said = f"±{y.scale * noise:.2f} points, binomial, one run"
+        entries.append(Line2D([], [], marker="|", color="#777777", label=said))
+    label_rows(axes, labels, y.label)
+    axes.ticklabel_format(axis="x", useOffset=False)
     legend_below(figure, [*entries, *[entry("diverged (seeds)", "x")] * failed], columns=4)
     return figure
 
 
-def _mean_row(axes: Axes, row: int, values: np.ndarray, look: Style) -> None:
+def _mean_row(axes: Axes, row: int, values: np.ndarray, look: Style, digits: int) -> None:
     right, color, side = values[np.isfinite(values)], look["color"], axes.get_yaxis_transform()
     axes.plot(right, np.full(len(right), row), "o", markersize=4, color=color, markeredgewidth=0, alpha=0.4)
     if len(right):
-        [(mean, low, high)] = mean_intervals(pd.DataFrame([right])).to_numpy()
-        text = f"{mean:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else f"{mean:.3f}"
-        axes.errorbar(
-            [mean], [row], xerr=reach(mean, low, high), capsize=4, markersize=7, **{**look, "linestyle": "none"}
-        )
+        [ends] = mean_intervals(pd.DataFrame([right])).to_numpy()
+        mean, low, high = (f"{end:.{digits}f}" for end in ends)
+        text = f"{mean} [{low}, {high}]" if np.isfinite(ends).all() else mean
+        shape = {**look, "linestyle": "none"}
+        axes.errorbar([ends[0]], [row], xerr=reach(*ends), capsize=4, markersize=7, **shape)
         axes.text(1.01, row, text, transform=side, va="center", fontsize=8)
     if len(right) < len(values):
         axes.plot([0.015], [row], "x", color=color, transform=side)
         axes.text(0.03, row, f"{len(values) - len(right)} of {len(values)}", transform=side, va="center", fontsize=8)
 
 
-def draw_differences(comparisons: Sequence[Comparison], caption: str) -> Picture:
+def draw_differences(comparisons: Sequence[Comparison], caption: str, *, y: Quantity = ACCURACY) -> Picture:
     """A row for each pair: the difference of the means with its interval, its verdict, the corrected p of the test that
     the verdict rests on, and n.
 
-    An interval within `MARGIN` on either side is one condition of `Verdict.EQUIVALENT`.
+    An interval within the margin on either side is one condition of `Verdict.EQUIVALENT`.
     """
-    margin = 100 * MARGIN
-    title = "Differences of the mean test accuracies, and what counts as equivalent"
+    margin, entries = y.scale * comparisons[0].margin, list[Any]()
+    title = f"Differences of the mean {y.plural}{', and what counts as equivalent' if margin else ''}"
     figure = Picture(title, caption, height=1.5 + 0.32 * len(comparisons))
     axes = figure.subplots()
-    axes.axvspan(-margin, margin, color=DARK, alpha=0.1, linewidth=0)
+    if margin:
+        axes.axvspan(-margin, margin, color=DARK, alpha=0.1, linewidth=0)
+        within = f"within {margin:g}{' points' if y.unit == 'percent' else ''}: too small to matter"
+        entries.append(Patch(facecolor=DARK, alpha=0.1, label=within))
     axes.axvline(0, color=DARK, linewidth=0.8)
     side = axes.get_yaxis_transform()
-    entries: list[Any] = [Patch(facecolor=DARK, alpha=0.1, label=f"within {margin:g} points: too small to matter")]
+    failed = False
     for row, pair in enumerate(comparisons):
         text = "diverged"
         if np.isfinite(pair.difference):
-            bar = reach(100 * pair.difference, 100 * pair.low, 100 * pair.high)
-            axes.errorbar([100 * pair.difference], [row], xerr=bar, color="#000000", marker="o", capsize=3)
+            ends = [y.scale * end for end in (pair.difference, pair.low, pair.high)]
+            axes.errorbar(ends[:1], [row], xerr=reach(*ends), color="#000000", marker="o", capsize=3)
             text = f"{pair.winner} better" if pair.winner else str(pair.verdict)
             text += f", p {p_value(pair.deciding_p)}"
-            if pair.verdict is Verdict.INCONCLUSIVE:
+            if margin and pair.verdict is Verdict.INCONCLUSIVE:
                 text += f" (equivalence: p {p_value(pair.tost_p_adjusted)})"
         else:
             axes.plot([0.015], [row], "x", color="#000000", transform=side)
-            entries[1:] = [entry("diverged", "x")]
+            failed = True
         axes.text(1.02, row, f"{text}, n = {pair.n}", transform=side, va="center", fontsize=8)
     axes.locator_params(axis="x", nbins=7)
-    label_rows(axes, [f"{pair.a} minus {pair.b}" for pair in comparisons], "points of accuracy, first minus second")
-    legend_below(figure, entries, columns=2)
+    label_rows(axes, [f"{pair.a} minus {pair.b}" for pair in comparisons], y.differences)
+    legend_below(figure, [*entries, *[entry("diverged", "x")] * failed], columns=2)
     return figure
 
 
@@ -170,15 +197,13 @@ def draw_sweep(table: pd.DataFrame, caption: str, *, x: str, y: Quantity, settin
     label, names = SETTINGS.get(x, x.replace("_", " ")), list(table["group"].unique())
     looks = setting_styles(names) if settings else norm_styles(names)
     words = np.where(table["diverged"], "diverged", np.where(table[y.column].isna(), y.missing, ""))
-    scaled = (100 if y.unit in ("error", "percent") else 1) * table[y.column].astype(float)
+    scaled = y.scale * table[y.column].astype(float)
     data = table.assign(x=table[x].astype(float), y=100 - scaled if y.unit == "error" else scaled, word=words)
     data["panel"] = table.get("panel", "")
     places = _places(sorted(data["x"].unique()))
-    over, of, panels = label.split(",")[0], y.label.split(",")[0], list(data["panel"].unique())
-    said = "Points: mean over seeds; bars: lowest to highest seed."
-    figure = Picture(
-        f"{of[:1].upper()}{of[1:]} by {over}", f"{caption} {said}", width=8.0 if len(panels) == 1 else 3.6 * len(panels)
-    )
+    title, panels = f"{y.title} by {label.split(',')[0]}", list(data["panel"].unique())
+    said = f"{caption} Points: mean over seeds; bars: lowest to highest seed."
+    figure = Picture(title, said, width=8.0 if len(panels) == 1 else 3.6 * len(panels))
     tiles = list(figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False).flat)
     for axes, panel in zip(tiles, panels, strict=True):
         axes.set_title(panel, fontsize=9)

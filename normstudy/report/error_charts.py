@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from normstudy.figures import DARK, Picture, Style, norm_styles
 from normstudy.report.charts import entry, label_rows, legend_below, mean_intervals, plain_ticks, reach
 
-ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7, 99.8)
+ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7, 99.8, 99.9, 99.95, 99.99)
 INSET = 5  # epochs at the end that a curve's inset shows
 COMBINATIONS = 20  # that fit side by side on an UpSet plot
 BINS = 15  # of the confidence
@@ -37,13 +37,21 @@ def accuracy_curves(curves: Mapping[str, pd.DataFrame], caption: str) -> Picture
     percent = {name: (100 * curve).clip(upper=99.99) for name, curve in curves.items()}
     found = {name: mean_intervals(curve) for name, curve in percent.items()}
     figure, axes = _curve_axes(found, "Test accuracy by epoch", caption, "{:.3f} %", inset_above=False)
-    axes.set_yscale("function", functions=(lambda y: -np.log10(np.maximum(100 - y, 1e-3)), lambda t: 100 - 10**-t))
-    values = pd.concat(percent.values()).stack()
-    axes.set_yticks(ACCURACY_TICKS, [f"{tick:g}" for tick in ACCURACY_TICKS])
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(100 - 1.3 * (100 - values.min()), 100 - 0.8 * (100 - values.max()))
+    error_scale(axes, pd.concat(percent.values()).stack(), whole=100)
     axes.set_ylabel("test accuracy (%; log scale of the error)")
     return figure
+
+
+def error_scale(axes: Axes, values: pd.Series, *, whole: int) -> None:
+    """An axis for all of these values that is logarithmic in what they lack to `whole`, so that 99 and 99.5 % stand
+    apart."""
+    least = 1e-5 * whole
+    functions = (lambda y: -np.log10(np.maximum(whole - y, least)), lambda z: whole - 10**-z)
+    axes.set_yscale("function", functions=functions)
+    ticks = [whole / 100 * tick for tick in ACCURACY_TICKS]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(whole - 1.3 * (whole - values.min()), whole - 0.8 * (whole - values.max()))
 
 
 def _curve_axes(

@@ -3,6 +3,7 @@
 A template's findings are paragraphs: sentences between blank lines, each wrapped as the editor likes.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -73,6 +74,12 @@ def scores(shares: Mapping[str, float], digits: int = 2) -> str:
 def short(value: Any) -> str:
     """A setting's value: a number without the zeros that say nothing."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def decimals(errors: pd.Series) -> int:
+    """As many decimals as the smallest standard error has down to its second digit, at most 8."""
+    known = errors[errors > 0]
+    return min(8, max(0, 1 - math.floor(math.log10(known.min())))) if len(known) else 4
 
 
 def counted(number: int, noun: str) -> str:
