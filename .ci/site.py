@@ -10,6 +10,7 @@ from typer.cli import get_docs_for_click
 from normstudy.cli import build_app
 from normstudy.experiment import Kind, all_experiments
 from normstudy.report import PLACE
+from normstudy.report.overview import NAME, TITLE
 
 PROJECT = Path(__file__).parents[1]
 EXPERIMENTS = [  # one that is planned, or still trains, has no page yet
@@ -34,7 +35,7 @@ def on_config(config: Any) -> None:
         chapter: [{one.title: f"experiments/{one.name}/index.md"} for one in EXPERIMENTS if one.report in kinds]
         for chapter, kinds in CHAPTERS.items()
     }
-    results = [{chapter: entries} for chapter, entries in pages.items() if entries]
+    results = [{TITLE: f"experiments/{NAME}/index.md"}, *({chapter: own} for chapter, own in pages.items() if own)]
     next(entry for entry in config["nav"] if "Results" in entry)["Results"] = results
 
 

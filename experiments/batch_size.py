@@ -1,4 +1,4 @@
-"""Does BatchNorm degrade at a batch size of 2, and by how much? The GroupNorm paper's figure, at 8,000 parameters.
+"""Does BatchNorm degrade at a batch size of 2? The GroupNorm paper's figure, at 8,000 parameters.
 
 Prediction: with BatchNorm the error at a batch size of 2 is at least twice that at 64; with GN and LN it is not.
 Method: BN, GN and LN at batch sizes from 2 to 1024. The learning rate is retuned for each batch size and norm: the

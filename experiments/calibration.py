@@ -1,4 +1,4 @@
-"""Are the networks well calibrated, and does temperature scaling help?
+"""Are the networks well calibrated?
 
 Prediction: after 20 epochs all three are over-confident, the temperature is above 1, and scaling lowers the NLL a
 little.

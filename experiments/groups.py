@@ -1,4 +1,4 @@
-"""How many groups should GroupNorm have, from 1 (LayerNorm) to one per channel (InstanceNorm)?
+"""How many groups should GroupNorm have?
 
 Prediction: from 1 to 8 groups, accuracy stays within 0.1 points; InstanceNorm is worse, because it erases how strong a
 channel is.

@@ -1,4 +1,4 @@
-"""Over which range of learning rates does each norm train, and how soon does it pass 99 %?
+"""Over which range of learning rates does each norm train?
 
 Prediction: every norm extends the upper end of the range compared with no norm; BatchNorm tolerates the largest rates.
 Method: peak learning rates from 0.003 to 3 in half-decades for BN, GN, LN, IN and none, one-cycle over 2 epochs of all

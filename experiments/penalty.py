@@ -1,4 +1,4 @@
-"""How much L1 can a network this small tolerate, and where does the collapse that others report come from?
+"""How much L1 can a network this small tolerate?
 
 Prediction: up to 1e-5 nothing happens; from 1e-3 on, accuracy falls, first and most with BatchNorm, and what fails in
 BatchNorm is its running averages: with statistics of the test images themselves it does far better.

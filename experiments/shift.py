@@ -1,4 +1,4 @@
-"""Which norm copes best with images unlike its training images, and do new statistics help BatchNorm?
+"""Which norm copes best with images unlike its training images?
 
 Prediction: BatchNorm as trained loses most; with statistics re-estimated on the shifted images it recovers and does
 better than the others.

@@ -12,11 +12,11 @@ from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Experiment
 from normstudy.figures import RC
 from normstudy.files import require_folder, write_atomically
-from normstudy.report import pages
+from normstudy.report import overview, pages
 from normstudy.report.collect import tables_of
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ABOUT, Tables, read_about
-from normstudy.report.text import counted
+from normstudy.report.text import counted, escaped
 
 START, END = "<!-- report: start -->", "<!-- report: end -->"
 PLACE = re.compile(f"{START}.*?{END}", re.DOTALL)
@@ -79,6 +79,8 @@ def report_from(exported: Path, *, out: Path, readme: Path | None = None) -> Non
             raise ReportError(f"{one_line(str(exported / name))}: {error}") from None
     for name, tables in all_tables.items():
         write(tables, files[name], out / name)
+    for name, content in overview_files(all_tables).items():
+        write_atomically(out / overview.NAME / name, content)
     if readme is not None:
         write_atomically(readme, filled.encode())
 
@@ -107,12 +109,25 @@ def drawn(name: str, tables: Tables, *, formats: Sequence[str] = ("png", "svg"))
 
     What stands between two $ in a name is text, and no formula.
     """
-    files: dict[str, bytes] = {}
     with rc_context(RC):
         figures = pages.kind_of(tables).figures(tables)
-        for figure_name, figure in figures.items():
-            files |= {f"{figure_name}.{kind}": as_bytes(figure, kind) for kind in formats}
+        files = _all_bytes(figures, formats)
     return {**files, PAGE: pages.page(name, tables, figures).encode()}
+
+
+def overview_files(every: Mapping[str, Tables]) -> dict[str, bytes]:
+    """The same of all experiments together; nothing where nothing is to be told of them."""
+    every = {name: escaped(tables) for name, tables in every.items()}
+    with rc_context(RC):
+        pooled = overview.pooled(overview.replicates(every))
+        figures = overview.figures_of(pooled)
+        files = _all_bytes(figures, ("png", "svg"))
+    page = overview.page(every, pooled, figures)
+    return {**files, PAGE: page.encode()} if page else {}
+
+
+def _all_bytes(figures: Mapping[str, Figure], formats: Sequence[str]) -> dict[str, bytes]:
+    return {f"{name}.{kind}": as_bytes(figure, kind) for name, figure in figures.items() for kind in formats}
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:

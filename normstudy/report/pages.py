@@ -1,5 +1,6 @@
 """How each kind of experiment is reported: facts, figures and table; and its page, from the exported tables alone."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Generic
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
 from normstudy.figures import Picture
-from normstudy.report import errors, groups, measures, sweeps
+from normstudy.report import errors, groups, measures, overview, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
@@ -23,6 +24,7 @@ from normstudy.report.tables import (
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
 
 ERRORS = "Which images do all runs misclassify?"
+SOURCE = re.compile(r" \(\[.*?\]\(.*?\).*?\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +240,14 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
             for name, one in every.items()
             if one.about.report != "held_out"
         ],
-        "choices": [
-            {"title": one.about.title or name, "at": at[name]}
-            for name, one in every.items()
-            if one.about.report == "held_out"
-        ],
         "runs": runs,
         "hours": hours,
+        "overview": (figures_at / overview.NAME).as_posix(),
+        "reported": [  # the sources stand on the page that it links to
+            [SOURCE.sub("", cell) for cell in row[:2]]
+            for row in overview.reported({name: escaped(one) for name, one in every.items()})
+        ],
+        "rows": overview.IN_README,
     }
     return render("readme", facts)
 
