@@ -1,17 +1,14 @@
 """What a disk does to a trial: it fills up, it loses bytes, it can't be written. Each is one clear line."""
 
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from alembic.script import ScriptDirectory
 from helpers.faults_tools import KILLED_TRIAL, Place, kill_after, options, require_same
 from helpers.project import PROJECT, only_line
 from helpers.started import wait_until
-from mlflow.store.db.utils import _get_alembic_config
 
 from normstudy.tracking import Tag
 
@@ -150,21 +147,3 @@ def test_a_state_folder_that_cannot_be_written_is_named_and_no_run_is_left_runni
     assert line.endswith("Read-only file system"), line
     assert "epoch" not in done.stdout
     assert [run for run in place.runs() if run.info.status == "RUNNING"] == []
-
-
-@pytest.mark.parametrize("arguments", [["train", *options(KILLED_TRIAL)], ["report", *MAIN]], ids=lambda a: a[0])
-def test_a_store_of_an_older_schema_is_refused_with_what_to_do(place: Place, arguments: list[str]) -> None:
-    database = place.folder / "mlflow.db"
-    # one migration ago: a store that lacks whole tables MLflow upgrades by itself, without a word
-    revisions = ScriptDirectory.from_config(_get_alembic_config(f"sqlite:///{database}")).walk_revisions()
-    newest, previous = (next(revisions).revision for _ in range(2))
-    with sqlite3.connect(database) as connection:
-        assert connection.execute("update alembic_version set version_num = ?", (previous,)).rowcount == 1
-    before = database.read_bytes()
-    done = place.run(*arguments)
-    assert done.status == 1, done.stdout + done.stderr
-    line = only_line("\n".join(done.told))
-    assert line.startswith(f"normstudy: error: tracking server {place.store}: Detected out-of-date database schema")
-    assert f"expected {newest}" in line
-    assert "mlflow db upgrade" in line
-    assert database.read_bytes() == before

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -42,6 +43,7 @@ def test_bulk_history_and_first_bytes_are_what_the_public_calls_give(
         for place, run in enumerate(runs):
             for step in range(3):
                 client.log_metric(run.run_id, "test/loss", place + step / 10, step=step, timestamp=step)
+            client.log_metric(run.run_id, "test/loss", math.nan, step=3, timestamp=3)
             client.log_text(run.run_id, "0123456789", "folder/file.txt")
         found = bulk_history([run.run_id for run in runs], "test/loss")
         public = [
@@ -49,11 +51,11 @@ def test_bulk_history_and_first_bytes_are_what_the_public_calls_give(
             for run in runs
             for p in client.get_metric_history(run.run_id, "test/loss")
         ]
-        assert sorted(map(tuple, found)) == sorted(public)
+        assert list(map(str, sorted(map(tuple, found)))) == list(map(str, sorted(public)))  # nan is not nan
         assert first_bytes(runs[0].artifact_uri, "folder/file.txt", 100) == b"0123456789"
         assert first_bytes(runs[0].artifact_uri, "folder/file.txt", 4) == b"0123"
         monkeypatch.setattr(mlflow_private, "BULK_POINTS", 5)  # fewer than there are: the answer is cut short
-        assert bulk_history([run.run_id for run in runs], "test/loss") == []
+        assert bulk_history([run.run_id for run in runs], "test/loss") == ([] if uri.startswith("http") else found)
 
 
 def test_images_and_tables_have_mlflows_own_names_which_a_second_call_would_double(store: str) -> None:

@@ -1,16 +1,20 @@
 """Which stores and runs are used, and that one which refuses is told from one that is away before anything is made."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pytest
 from helpers.project import PROJECT, using
 
+from normstudy.comparison import compare
 from normstudy.config import TrainConfig
 from normstudy.errors import ConfigError, NormstudyError, Refused
 from normstudy.experiment import Experiment
 from normstudy.launch.study import open_registry, single, study
+from normstudy.report.read import planned_in
 from normstudy.tracking import Tag
 from normstudy.tracking.client import Server
 from normstudy.tracking.mlflow_private import is_refusal
@@ -60,6 +64,58 @@ def test_one_database_is_the_same_store_however_its_uri_is_spelled(
         connect()
         assert sqlite_file(os.environ["MLFLOW_TRACKING_URI"]) == folder / "mlflow.db"
     assert [path.name for path in tmp_path.iterdir()] == ["é b"]
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem"),
+    [
+        (["update alembic_version set version_num = '451aebb31d03'"], "has the tables of an older MLflow"),
+        (["drop table alembic_version", "drop table webhooks"], "has the tables of an older MLflow"),
+        (["update alembic_version set version_num = 'f00'"], r"has tables that MLflow \S+ doesn't know, such as those"),
+    ],
+)
+def test_tables_of_another_version_are_refused_and_left_as_they_are(
+    statements: list[str], problem: str, migrated_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself migrates them, where a whole table is missing, without a question."""
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(migrated_store.read_bytes())
+    changed(database, *statements)
+    before = database.read_bytes()
+    with using(f"sqlite:///{database}", tmp_path, monkeypatch):
+        for make in (True, False):
+            with pytest.raises(ConfigError, match=f"^MLFLOW_TRACKING_URI=sqlite:///{database}: {problem}") as error:
+                connect(make=make)
+    assert ("mlflow db upgrade sqlite" in str(error.value)) == ("older" in problem)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("cats", "has tables, and none of MLflow's"), ("text", "is no database"), ("", "is empty"), (None, "isn't there")],
+)
+def test_a_file_without_mlflows_tables_gets_none_from_a_command_that_only_reads(
+    content: str | None, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "mlflow.db"
+    if content == "cats":
+        changed(database, "create table cats (name text)")
+    elif content is not None:
+        database.write_text(content * 1_000)
+    before = database.read_bytes() if database.exists() else None
+    expected = rf"^MLFLOW_TRACKING_URI=sqlite:///{database}: {problem}; expected a database of MLflow"
+    with using(f"sqlite:///{database}", tmp_path, monkeypatch):
+        for read in (lambda: connect(make=False), lambda: compare("x"), lambda: planned_in("0" * 32)):
+            with pytest.raises(ConfigError, match=expected):
+                read()
+    assert (database.read_bytes() if database.exists() else None) == before
+
+
+def changed(database: Path, *statements: str) -> None:
+    """Run these statements of SQL."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 def test_a_database_that_may_only_be_read_refuses_and_is_not_away(

@@ -62,7 +62,7 @@ def planned_in(parent_id: str) -> Experiment:
     Raises `ReportError` when the server has no such run, or it is no study.
     """
     checked("a run id", parent_id, "parent")
-    connect()
+    connect(make=False)
     try:
         run = mlflow.get_run(parent_id)
     except (mlflow.MlflowException, OSError) as error:
@@ -151,7 +151,7 @@ def _has(run: Run, measure: Measure) -> bool:
 def _found(
     configs: Sequence[TrainConfig], parent_id: str | None, *, may_diverge: bool
 ) -> tuple[dict[str, tuple[TrainConfig, str]], dict[str, Run]]:
-    connect()
+    connect(make=False)
     trials = {config.trial_key: (config, group) for config, group in zip(configs, group_labels(configs), strict=True)}
     sizes = Counter(group for _, group in trials.values())
     found = _newest(set(trials), parent_id)

@@ -1,6 +1,7 @@
 """Every call of MLflow that its documentation doesn't promise, and what its errors mean; a test of this file fails when
 one changes."""
 
+import math
 import os
 import resource
 import stat
@@ -16,18 +17,24 @@ from typing import Any, NamedTuple
 
 import mlflow
 import requests
+from alembic.script import ScriptDirectory
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.db.utils import _get_alembic_config, _get_latest_schema_revision, _get_schema_version
+from mlflow.store.tracking.dbmodels.models import SqlMetric
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking import _get_store
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.uri import append_to_uri_path
+from sqlalchemy import URL, create_engine, inspect, select
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from normstudy.errors import Refused, one_line
+from normstudy.errors import Refused, one_line, public_uri
 
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+EMPTY = "is empty"  # a database without tables
 PROBE_BYTES = 2**17  # of a run's artifacts: a model and its weights of 40 KB each, figures, tables
 ONE_AT_A_TIME = Lock()  # of downloads under a limit that the whole process has
 TRY_AGAIN = (408, 425, 429)  # client errors that another try may mend: timeout, too early, too many
@@ -47,8 +54,9 @@ class Point(NamedTuple):
 
 
 def bulk_history(run_ids: Sequence[str], metric: str) -> list[Point]:
-    """All points of a metric in up to 100 runs, by the request that MLflow's UI makes and its client doesn't offer:
-    300 runs of 20 epochs take 1.2 s over HTTP, and run by run in 8 threads 16 s.
+    """All points of a metric in up to 100 runs. Over HTTP by the request that MLflow's UI makes and its client doesn't
+    offer: 300 runs of 20 epochs take 1.2 s, and run by run in 8 threads 16 s. Of a database from the table itself:
+    1,000 runs of 100 steps take 0.6 s of processor time, and through MLflow's store, an object a point, 4 s.
 
     Empty where the server doesn't offer it or cuts its answer short: then each history is asked for alone.
     """
@@ -59,17 +67,47 @@ def bulk_history(run_ids: Sequence[str], metric: str) -> list[Point]:
             query = {"run_id": [*run_ids], "metric_key": metric, "max_results": BULK_POINTS}
             answer = http_request(store.get_host_creds(), BULK, "GET", params=query)
             found = answer.json()["metrics"] if answer.ok else []
-        elif hasattr(store, "get_metric_history_bulk"):
-            found = [vars_of(point) for point in store.get_metric_history_bulk([*run_ids], metric, BULK_POINTS)]
-        points = [Point(str(p["run_id"]), int(p["step"]), int(p["timestamp"]), float(p["value"])) for p in found]
-    except (mlflow.MlflowException, ValueError, KeyError, TypeError, OverflowError):
+            found = found if len(found) < BULK_POINTS else []
+            return [Point(str(p["run_id"]), int(p["step"]), int(p["timestamp"]), float(p["value"])) for p in found]
+        return _points_in_database(store, run_ids, metric)
+    except (mlflow.MlflowException, SQLAlchemyError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return []
-    return points if len(points) < BULK_POINTS else []
 
 
-def vars_of(point: Any) -> dict[str, Any]:
-    """The point of a metric as the server's JSON has it."""
-    return {name: getattr(point, name) for name in Point._fields}
+def _points_in_database(store: Any, run_ids: Sequence[str], metric: str) -> list[Point]:
+    table = SqlMetric.__table__.c
+    columns = (table.run_uuid, table.step, table.timestamp, table.value, table.is_nan)
+    query = select(*columns).where(table.key == metric, table.run_uuid.in_(run_ids))
+    with store.engine.connect() as connection:
+        rows = connection.execute(query.order_by(table.run_uuid, table.timestamp, table.step, table.value))
+        return [Point(run, step, at, math.nan if is_nan else value) for run, step, at, value, is_nan in rows]
+
+
+def schema_problem(url: URL) -> str:
+    """Why the tables of this database are not those of this version of MLflow; `EMPTY` where there are none.
+
+    MLflow itself adds its tables to those of any other program, and most older ones it migrates without a question.
+    """
+    engine = create_engine(url)
+    try:
+        tables = {name for name in inspect(engine).get_table_names() if not name.startswith("alembic_")}
+        if not tables:
+            return EMPTY
+        if not {"experiments", "runs", "metrics"} <= tables:
+            return "has tables, and none of MLflow's"
+        version = _get_schema_version(engine)
+    except DatabaseError as error:
+        if getattr(error.orig, "sqlite_errorcode", 0) == SQLITE_NOTADB:
+            return "is no database"
+        raise
+    finally:
+        engine.dispose()
+    if version == _get_latest_schema_revision():
+        return ""
+    known = {None, *(one.revision for one in ScriptDirectory.from_config(_get_alembic_config("")).walk_revisions())}
+    if version in known:
+        return f"has the tables of an older MLflow (back it up, then: mlflow db upgrade {public_uri(str(url))})"
+    return f"has tables that MLflow {mlflow.__version__} doesn't know, such as those of a newer one"
 
 
 def image_names(key: str, *, step: int, of: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_ALLOWED_HOST_ADDRESSED_ARTIFACT_SCHEMES
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from platformdirs import user_state_path
-from sqlalchemy import URL, create_engine, inspect, make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from normstudy.config import TrainConfig
@@ -31,6 +31,7 @@ from normstudy.errors import (
     without_secrets,
 )
 from normstudy.tracking import Tag
+from normstudy.tracking.mlflow_private import EMPTY, schema_problem
 
 STATE = "NORMSTUDY_STATE"  # variable of the environment
 DATABASE_ENGINES = ("sqlite", "postgresql", "mysql", "mssql")  # that MLflow keeps runs in
@@ -39,17 +40,25 @@ RUNS_A_PAGE = 1_000
 ENDED_AS_KILLED = (Interrupted, Superseded, KeyboardInterrupt, BrokenPipeError)  # the last: its launcher is gone
 
 
-def connect() -> str:
-    """`use` the store, and make sure that it answers; an empty one gets its tables here. Returns the URI. Raises
-    `TrackingError` in one line when it can't be used, `ConfigError` for a URI that names none."""
+def connect(*, make: bool = True) -> str:
+    """`use` the store, and make sure that it answers; an empty one gets its tables here, unless `make` is false.
+    Returns the URI.
+
+    Raises `TrackingError` in one line when it can't be used, `ConfigError` for a URI that names none, and for a
+    database without the tables of this version of MLflow: nothing is migrated here.
+    """
     uri = store_uri()
     url, file = database_url(uri), sqlite_file(uri)
     uri = use(_plain(uri, file))
     try:
+        problem = "isn't there" if file and not file.is_file() else ""
+        if url and not problem:  # before MLflow does, which asks a database that refuses ten times, for 100 s
+            problem = schema_problem(url)
+        if problem and not (make and problem in ("isn't there", EMPTY)):
+            expected = f"expected a database of MLflow {mlflow.__version__}"
+            raise ConfigError(f"MLFLOW_TRACKING_URI={one_line(where())}: {problem}; {expected}")
         if file and not file.is_file():
             make_sqlite(file)
-        if url:  # a database that refuses MLflow asks ten times, for 100 s
-            inspect(create_engine(url)).has_table("runs")
         mlflow.MlflowClient().search_experiments(max_results=1)
     except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(f"tracking server {where()}: {first_line(error)}") from error
@@ -149,9 +158,10 @@ def use(uri: str) -> str:
 
 
 def has_store() -> bool:
-    """False for an SQLite file that isn't there: a look at it would make it. Raises `ConfigError` as `connect` does."""
+    """False for an SQLite file that is empty or isn't there: MLflow's look would make its tables. Raises `ConfigError`
+    for a URI that names no store."""
     file = sqlite_file(store_uri())
-    return file is None or file.is_file()
+    return file is None or (file.is_file() and file.stat().st_size > 0)
 
 
 def make_sqlite(path: Path) -> None:
