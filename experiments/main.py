@@ -13,6 +13,7 @@ from normstudy.config import VARIANTS, TrainConfig
 TITLE = "Main comparison"
 NUMBER = 3
 REPORT = "errors"
+CONFIRMATORY = True
 TARGETS = {"every": 0.9950, "best": 0.9955}
 SEEDS = range(10)
 

@@ -18,6 +18,7 @@ from normstudy.config import VARIANTS, TrainConfig
 TITLE = "Thirty seeds, and BN alone"
 NUMBER = 18
 REPORT = "errors"
+CONFIRMATORY = True
 SEEDS = range(30)
 
 

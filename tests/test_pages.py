@@ -10,8 +10,8 @@ import pytest
 from helpers.project import PROJECT
 from helpers.tables import made, measured, of_kind, said, trials
 
-from normstudy.config import L1, TrainConfig
-from normstudy.experiment import Kind, load_experiment
+from normstudy.config import L1, VARIANTS, TrainConfig
+from normstudy.experiment import About, Kind, load_experiment
 from normstudy.figures import Picture
 from normstudy.report import pages, sweeps
 from normstudy.report.tables import ErrorTables, Tables
@@ -249,3 +249,16 @@ def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> 
     assert "none" in set(loaded.results["norm"])
     assert loaded.configs() == tables.configs()
     assert loaded.results["diverged_at"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (About(confirmatory=True), "comparisons of GN, LN and BN + L1 are confirmatory"),
+        (About(parts={"Scale-down": "to 4 epochs."}), "Exploratory, and short training: its comparisons"),
+        (About(), "Exploratory: its comparisons"),
+    ],
+)
+def test_page_says_whether_its_comparisons_were_planned(about: About, said: str) -> None:
+    configs = [TrainConfig(**variant, seed=seed) for seed in range(3) for variant in VARIANTS]
+    assert said in pages.page("mine", made(configs, lambda config: 0.99 + config.seed / 1_000, about=about), {})

@@ -207,7 +207,7 @@ def tests_of_images(tables: Tables) -> list[Facts]:
 
 def summary_table(results: pd.DataFrame, *, several: bool) -> str:
     """A row for each group: means over seeds, or one run's own numbers."""
-    head = ["parameters", "test accuracy, 95 % interval", "test loss", "train accuracy", "errors", "seconds per epoch"]
+    head = ["parameters", "test accuracy, 95 % interval", "test loss", "train accuracy", "errors"]
     rows = []
     for group, runs in results.groupby("group", sort=False):
         n, mean = len(runs), runs.mean(numeric_only=True)
@@ -220,7 +220,6 @@ def summary_table(results: pd.DataFrame, *, several: bool) -> str:
                 f"{mean['test_loss']:.4f}",
                 percent(mean["train_accuracy"]),
                 f"{mean['errors']:.{0 if n == 1 else 1}f}",
-                f"{mean['seconds_per_epoch']:.1f}",
             ]
         )
     return markdown_table(["", "n", *head] if several else ["", *head], rows)

@@ -177,6 +177,9 @@ def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
         "question": parts.pop("Question", name),
         "commands": " ".join(one_line(parts.pop("Command", ""), None).split()).replace(", then ", "\n"),
         "parts": parts,
+        "confirmatory": tables.about.confirmatory,
+        "compares": tables.about.report != "held_out",
+        "short": is_short(tables),
         "findings": findings(shown),
         "table": kind.table(shown),
         "table_first": kind.table_first,
@@ -189,6 +192,11 @@ def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
         "code": code_of(tables),
     }
     return render("page", facts)
+
+
+def is_short(tables: Tables) -> bool:
+    """Whether the experiment trained on fewer images, for fewer epochs or with fewer seeds, as its file says."""
+    return tables.about.parts.get("Scale-down", "nothing.") != "nothing."
 
 
 def code_of(tables: Tables) -> list[Facts]:
@@ -234,7 +242,7 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
                 if name == main
                 else one.about.parts.get("Question", name).split("? ")[0].rstrip("?") + "?",
                 "finding": brief(escaped(one)),
-                "short": one.about.parts.get("Scale-down", "nothing.") != "nothing.",
+                "short": is_short(one),
                 "at": at[name],
             }
             for name, one in every.items()
