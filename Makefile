@@ -1,9 +1,10 @@
 # Every target sets up .venv first when it is missing or its requirements changed. READY is what trains and reports;
-# DEV adds what tests, checks, the site and the notebook need.
+# DEV adds what tests, checks, the site and the notebook need; CLUSTER adds Ray and what checks the files of deploy/.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
+CLUSTER := .venv/.cluster
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 export MLFLOW_DISABLE_TELEMETRY := true
 export NO_MKDOCS_2_WARNING := true
@@ -38,6 +39,10 @@ $(DEV): $(READY) requirements-dev.txt
 	$(INSTALL) --require-hashes -r requirements-dev.txt
 	touch $(DEV)
 
+$(CLUSTER): $(READY) requirements-cluster.txt
+	$(INSTALL) --require-hashes -r requirements-cluster.txt
+	touch $(CLUSTER)
+
 study: $(READY)
 	$(BIN)/python -m normstudy study experiments/main.py --seeds $(SEEDS)
 	$(BIN)/python -m normstudy report experiments/main.py --seeds $(SEEDS)
@@ -70,7 +75,7 @@ test: $(DEV)
 	$(BIN)/python -m pytest
 
 # A file at a time on each of two workers: most of their time they wait for a process to come, to go or to be missed.
-test-faults: $(DEV)
+test-faults: $(DEV) $(CLUSTER)
 	$(BIN)/python -m pytest -m faults --dist loadfile --durations=0 --durations-min=5
 
 check: $(DEV)
@@ -88,12 +93,14 @@ bench: $(READY)
 	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(OPTIONS)
 
-# The locks name every package with its hashes, and no index. The second holds the first, so that versions agree.
+# The locks name every package with its hashes, and no index. Each holds the first, so that versions agree.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url
 lock: $(READY)
 	$(COMPILE) --generate-hashes --output-file requirements.txt pyproject.toml
-	$(COMPILE) --generate-hashes --constraint requirements.txt --extra dev --extra ray --extra server \
+	$(COMPILE) --generate-hashes --constraint requirements.txt --extra dev --extra server \
 		--output-file requirements-dev.txt pyproject.toml
+	$(COMPILE) --generate-hashes --constraint requirements-dev.txt --extra ray --extra cluster \
+		--output-file requirements-cluster.txt pyproject.toml
 	sed '/^      - /d' conda.yaml > conda.yaml.new
 	$(COMPILE) --no-deps --constraint requirements.txt pyproject.toml | sed 's/^/      - /' >> conda.yaml.new
 	mv conda.yaml.new conda.yaml

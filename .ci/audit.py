@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOCKS = ("requirements-dev.txt", "deploy/requirements.txt")  # the first holds requirements.txt
+LOCKS = ("requirements-dev.txt", "requirements-cluster.txt", "deploy/requirements.txt")
 OPTIONS = ["--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format=json"]
 OFFLINE = ("ConnectionError", "Could not connect", "Timeout")  # pip-audit 2.10 has no exit status of its own for it
 

@@ -46,10 +46,16 @@ def locked(file: str) -> dict[str, str]:
     return {name.lower(): version for name, version in PINNED.findall((PROJECT / file).read_text())}
 
 
-def test_second_lock_adds_to_the_first_and_both_hold_hashes_and_no_index() -> None:
-    assert locked("requirements.txt").items() <= locked("requirements-dev.txt").items()
-    assert "ray" not in locked("requirements.txt")
-    for file in ("requirements.txt", "requirements-dev.txt"):
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-cluster.txt")
+
+
+def test_further_locks_add_to_the_first_agree_and_hold_hashes_and_no_index() -> None:
+    first, dev, cluster = map(locked, LOCKS)
+    assert first.items() <= dev.items()
+    assert first.items() <= cluster.items()
+    assert all(cluster[name] == dev[name] for name in cluster.keys() & dev.keys())
+    assert "ray" not in dev  # 240 MB that only a cluster needs
+    for file in LOCKS:
         text = (PROJECT / file).read_text()
         assert text.count("\n    --hash=sha256:") >= len(locked(file))
         assert "://" not in text
@@ -60,7 +66,8 @@ def test_locks_and_conda_environment_hold_a_version_that_the_project_allows_of_e
     extras = PROJECT_TABLE["optional-dependencies"]
     for file, names in {
         "requirements.txt": PROJECT_TABLE["dependencies"],
-        "requirements-dev.txt": [*extras["dev"], *extras["ray"], *extras["server"]],
+        "requirements-dev.txt": [*extras["dev"], *extras["server"]],
+        "requirements-cluster.txt": [*extras["ray"], *extras["cluster"]],
     }.items():
         for wanted in map(Requirement, names):
             assert locked(file)[wanted.name.lower()] in wanted.specifier, wanted
