@@ -190,9 +190,16 @@ def report_command(
 def ui_command() -> None:
     """Start MLflow's UI on the store in use, and print the link to the charts of its runs; writes to none of them."""
     begin("ui: MLflow's, on the store in use")
-    from normstudy.launch.ui import serve
+    from normstudy.tracking.client import Server
+    from normstudy.tracking.store import connect, experiment_name
+    from normstudy.tracking.ui import ADDRESS, charts, link
 
-    serve()
+    uri, experiment = connect(), Server().experiment(experiment_name())
+    if uri.startswith(("http://", "https://")):  # a server that runs already
+        print(f"compare the runs: {link(experiment)}")
+        return
+    print(f"compare the runs: {ADDRESS}/{charts(experiment)}", flush=True)
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri])
 
 
 def begin(what: str) -> None:

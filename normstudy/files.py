@@ -51,10 +51,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:  # Ctrl-C, too, leaves no half of a file
             temporary.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+        fsync(path.parent)
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Make a file, or the names in a folder, outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -13,7 +13,7 @@ from helpers.started import Started, wait_until
 from mlflow.entities import Run, ViewType
 
 from normstudy.config import TrainConfig
-from normstudy.tracking import Metric, Tag, unpacked
+from normstudy.tracking import Metric, Tag, unpacked_tags
 
 pytest_plugins = ["helpers.faults_fixtures"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -73,7 +73,7 @@ def require_taken_over(place: Place, first: Started, reference: dict[str, bytes 
     assert old.info.status == "KILLED"
     assert old.data.tags[Tag.SUPERSEDED_BY] == new.info.run_id
     assert f"run {new.info.run_id} " in old.data.tags[Tag.FAILURE]
-    assert unpacked(new.data.tags)[Tag.MACHINE] != unpacked(old.data.tags)[Tag.MACHINE]
+    assert unpacked_tags(new.data.tags)[Tag.MACHINE] != unpacked_tags(old.data.tags)[Tag.MACHINE]
     assert new.info.artifact_uri != old.info.artifact_uri
     require_same(place, KILLED_TRIAL, reference, new)
 

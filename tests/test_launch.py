@@ -15,7 +15,7 @@ from normstudy.launch import Task, local, worker
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
 from normstudy.report.read import finished_trials, planned_in
-from normstudy.tracking import Tag, unpacked
+from normstudy.tracking import Tag, unpacked_tags
 from normstudy.tracking.event_log import logs
 
 
@@ -81,7 +81,7 @@ def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -
     assert len({record.run_id for record in records}) == 2
     for record in records:
         run = mlflow.get_run(record.run_id)
-        assert unpacked(run.data.tags)[Tag.STACK] == "2"
+        assert unpacked_tags(run.data.tags)[Tag.STACK] == "2"
         model = mlflow.pyfunc.load_model(f"runs:/{record.run_id}/digitnet-bn-seed{record.config.seed}")
         answers = model.predict(load_images()[1].images[:500].numpy())
         wrong = set((answers[:, 0] != load_images()[1].labels[:500].numpy()).nonzero()[0])

@@ -27,7 +27,7 @@ from normstudy.report.collect import tables_of
 from normstudy.report.pages import answer_block, readme_block
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
-from normstudy.tracking import Metric, Tag, unpacked
+from normstudy.tracking import Metric, Tag, unpacked_tags
 from normstudy.tracking.client import Server
 
 CONFIGS = list(EXPERIMENT.configs)
@@ -71,7 +71,7 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
     loaded = ErrorTables.load(folder)
     assert answer_block(loaded, figures_at=Path("report")).strip() in readme
     for row in loaded.provenance.itertuples():
-        [tags] = [unpacked(run.data.tags) for run in runs if run.info.run_id == row.run_id]
+        [tags] = [unpacked_tags(run.data.tags) for run in runs if run.info.run_id == row.run_id]
         assert (row.git_commit, row.processor) == (tags[Tag.GIT_COMMIT], tags[Tag.PROCESSOR])
 
 

@@ -6,10 +6,10 @@ import pytest
 from helpers.fake_runs import log_fake_runs
 from helpers.studied import study_run
 
+from normstudy.cli import ui_command
 from normstudy.config import TrainConfig
 from normstudy.experiment import Experiment
 from normstudy.launch import study as launch
-from normstudy.launch.ui import serve
 from normstudy.report.read import finished_trials
 from normstudy.tracking import Artifact, Metric, Tag
 from normstudy.tracking.ui import MOST, charts, description, link
@@ -86,7 +86,7 @@ def test_ui_prints_the_link_and_starts_mlflows_own_on_the_store(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda program, arguments: started.append(arguments))
-    serve()
+    ui_command()
     assert [arguments[1:] for arguments in started] == [["-m", "mlflow", "ui", "--backend-store-uri", store]]
     experiment = mlflow.get_experiment_by_name("normstudy")
     assert experiment

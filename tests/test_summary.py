@@ -22,7 +22,7 @@ from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables
 from normstudy.report.text import spans
 from normstudy.stats import Verdict, mean_interval
-from normstudy.tracking import Metric, Tag
+from normstudy.tracking import Metric, Tag, mlflow_private
 
 VARIANTS = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
 
@@ -66,10 +66,10 @@ def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypat
     log_fake_runs(VARIANTS, seeds=3)
     configs = with_seeds(VARIANTS, 3)
     whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(reading, "BULK_RUNS", 2)
+    monkeypatch.setattr(mlflow_private, "BULK_RUNS", 2)
     monkeypatch.setattr(reading, "RUNS_A_PAGE", 4)
     in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(reading, "bulk_history", lambda run_ids, metric: [])
+    monkeypatch.setattr(mlflow_private, "bulk_history", lambda run_ids, metric: [])
     one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
     for name, table in whole.frames().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)

@@ -24,7 +24,7 @@ from normstudy.errors import Diverged, Interrupted
 from normstudy.evaluate import evaluate
 from normstudy.figures import NORM_STYLES
 from normstudy.launch.study import single
-from normstudy.tracking import Artifact, Metric, Tag, unpacked
+from normstudy.tracking import Artifact, Metric, Tag, unpacked_tags
 from normstudy.tracking.run import LogTracker
 from normstudy.train import build_model
 
@@ -61,7 +61,7 @@ def test_run_has_the_resolved_config_and_its_provenance(run: Run) -> None:
     assert {name: text for name, text in run.data.params.items() if name != "parameters"} == known
     assert run.data.params["parameters"] == str(sum(p.numel() for p in build_model(CONFIG).parameters()))
     assert json.loads(artifact(run, Artifact.CONFIG).read_text()) == CONFIG.model_dump()
-    tags = unpacked(run.data.tags)
+    tags = unpacked_tags(run.data.tags)
     assert tags[Tag.TRIAL_KEY] == CONFIG.trial_key
     assert tags[Tag.COLOR] == NORM_STYLES["BN + L1"]["color"]
     assert tags[Tag.TORCH] == torch.__version__.split("+")[0]
@@ -231,7 +231,7 @@ def test_the_three_are_children_of_one_finished_study(studied_store: str) -> Non
     assert {run.data.tags[Tag.VARIANT]: run.info.status for run in children} == dict.fromkeys(
         ("GN", "LN", "BN + L1"), "FINISHED"
     )
-    assert all(unpacked(run.data.tags)[Tag.SIDE_BY_SIDE] for run in children)
+    assert all(unpacked_tags(run.data.tags)[Tag.SIDE_BY_SIDE] for run in children)
 
 
 def test_diverged_run_ends_failed_with_its_step_and_no_result(store: str) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,13 +12,11 @@ import pandas as pd
 from mlflow.entities import Experiment, Run, ViewType
 
 from normstudy.errors import ConfigError, one_line
-from normstudy.report.read import READERS
 from normstudy.report.tables import Tables
-from normstudy.tracking.mlflow_private import BULK_RUNS, bulk_history
+from normstudy.tracking.mlflow_private import finite_or_infinite, histories
 from normstudy.tracking.store import RUNS_A_PAGE, connect, pages, where
 
 COMPARISON = "normstudy.comparison"  # tag of a run that keeps a comparison, and is none of the compared
-LARGEST = 1.7e308  # MLflow's databases keep infinity as the largest number
 History = Callable[[Sequence[str], str], pd.DataFrame]  # of runs and a metric: columns run_id, step, value
 
 
@@ -97,7 +94,7 @@ def _tables(found: Sequence[Run], experiments: dict[str, str]) -> LoggedRuns:
         )
         kinds |= dict.fromkeys(tags, "tags") | dict.fromkeys(run.data.params, "params")
         settings.append({"experiment": experiment} | tags | run.data.params)
-        metrics.append({name: _number(value) for name, value in run.data.metrics.items()})
+        metrics.append({name: finite_or_infinite(value) for name, value in run.data.metrics.items()})
     columns = ["run_id", "name", "experiment", "status", "start", "parent", "deleted"]
     runs = pd.DataFrame(rows, columns=columns).set_index("run_id").sort_values("start", ascending=False, kind="stable")
     ids = pd.Index([row["run_id"] for row in rows], name="run_id")
@@ -106,7 +103,7 @@ def _tables(found: Sequence[Run], experiments: dict[str, str]) -> LoggedRuns:
         settings=pd.DataFrame(settings, index=ids, dtype=object).map(spelled_once).reindex(runs.index),
         metrics=pd.DataFrame(metrics, index=ids, dtype=float).reindex(runs.index),
         kinds={"experiment": "params", **kinds},
-        history=server_history,
+        history=histories,
     )
 
 
@@ -119,34 +116,6 @@ def spelled_once(value: Any) -> Any:
     except ValueError:
         return value
     return f"{number:.12g}" if math.isfinite(number) and "_" not in value else value
-
-
-def _number(value: float) -> float:
-    """Infinity for what is no finite number: in a table, not a number means that nothing was logged."""
-    return value if abs(value) < LARGEST else math.inf
-
-
-def server_history(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
-    """All points of a metric in these runs; the last one logged counts where a run has a step twice."""
-
-    def points(some: Sequence[str]) -> list[Any]:
-        if len(some) < 2:
-            return [(one, *point) for one in some for point in _points(one, metric)]
-        half = len(some) // 2  # where the answer was too long
-        return bulk_history(some, metric) or points(some[:half]) + points(some[half:])
-
-    chunks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = [point for chunk in pool.map(points, chunks) for point in chunk]
-    table = pd.DataFrame(found, columns=["run_id", "step", "timestamp", "value"])
-    table["value"] = table["value"].astype(float).map(_number)
-    newest = table.sort_values("timestamp", kind="stable").drop_duplicates(["run_id", "step"], keep="last")
-    return newest.drop(columns="timestamp").sort_values(["run_id", "step"], ignore_index=True)
-
-
-def _points(run_id: str, metric: str) -> list[tuple[int, int, float]]:
-    history = mlflow.MlflowClient().get_metric_history(run_id, metric)
-    return [(point.step, point.timestamp, point.value) for point in history]
 
 
 def from_export(folder: Path) -> LoggedRuns:

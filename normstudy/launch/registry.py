@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from normstudy.errors import ConfigError, RunDeleted, ServerAway, Superseded, say
-from normstudy.launch.state import Outcome, TrialState, describe, outcome_in, outcome_of, usable_logs
+from normstudy.launch.state import Outcome, TrialState, outcome_in, outcome_of, run_in_words, usable_logs
 from normstudy.tracking import Metric, Tag
 from normstudy.tracking.client import Server, StoredRun, canonical, is_result
 from normstudy.tracking.event_log import Begin, Event, EventLog, Status, TrialLock, logs
@@ -61,14 +61,17 @@ class Registry:
 
     def states(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The state of each trial. Takes `STALE_SECONDS` where the heartbeat of another machine must be watched."""
-        only = keys[0] if len(keys) == 1 else None
-        by_key: dict[str, list[StoredRun]] = {key: [] for key in keys}
-        for run in self.runs(Tag.TRIAL_KEY, only):
-            by_key.get(run.tags.get(Tag.TRIAL_KEY, ""), []).append(run)
-        found = {key: canonical(runs) for key, runs in by_key.items()}
+        found = self._canonical(keys)
         self.watch(run for run in found.values() if run)
-        own = usable_logs(logs(only), self.store)
+        own = usable_logs(logs(keys[0] if len(keys) == 1 else None), self.store)
         return {key: self._outcome(key, run, own.get(key, [])) for key, run in found.items()}
+
+    def _canonical(self, keys: Sequence[str]) -> dict[str, StoredRun | None]:
+        """The run that counts of each trial."""
+        by_key: dict[str, list[StoredRun]] = {key: [] for key in keys}
+        for run in self.runs(Tag.TRIAL_KEY, keys[0] if len(keys) == 1 else None):
+            by_key.get(run.tags.get(Tag.TRIAL_KEY, ""), []).append(run)
+        return {key: canonical(runs) for key, runs in by_key.items()}
 
     def _outcome(self, key: str, run: StoredRun | None, own: Sequence[EventLog]) -> Outcome:
         if (run and (is_result(run) or self.is_living(run))) or TrialLock(key).is_held():
@@ -78,16 +81,12 @@ class Registry:
             return (TrialState.UNSENT if self.server else state), what
         if own and not run:
             return outcome_in(own[-1])
-        return (TrialState.UNFINISHED if run else TrialState.NEW), describe(run)
+        return (TrialState.UNFINISHED if run else TrialState.NEW), run_in_words(run)
 
     def accuracies(self, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
         """Of each trial that has finished: its run, or without a server its record, and its last test accuracy."""
-        by_key: dict[str, list[StoredRun]] = {}
-        for run in self.runs(Tag.TRIAL_KEY, keys[0] if len(keys) == 1 else None):
-            by_key.setdefault(run.tags.get(Tag.TRIAL_KEY, ""), []).append(run)
         found: dict[str, tuple[str, float]] = {}
-        for key in keys:
-            best = canonical(by_key.get(key, []))
+        for key, best in self._canonical(keys).items():
             if best and best.status == "FINISHED" and Metric.TEST_ACCURACY in best.metrics:
                 found[key] = best.run_id, best.metrics[Metric.TEST_ACCURACY]
         for log in logs() if self.server is None else []:
@@ -183,7 +182,7 @@ class Registry:
         except Superseded as error:
             say(f"{error}; {log.folder} is of no use any more")
             return None
-        return (state, describe(upload.run)) if upload.done else None
+        return (state, run_in_words(upload.run)) if upload.done else None
 
     def _lease(self, trial: Trial, log: EventLog, lock: TrialLock, rivals: Sequence[StoredRun]) -> Lease | Outcome:
         assert self.server

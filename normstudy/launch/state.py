@@ -28,8 +28,8 @@ LEFT = (TrialState.NEW, TrialState.UNFINISHED, TrialState.UNSENT)  # there is so
 def outcome_of(run: StoredRun | None) -> Outcome:
     """Of a trial by its run, where that has a result; else it is another process's."""
     if run and is_result(run):
-        return (TrialState.FINISHED if run.status == "FINISHED" else TrialState.DIVERGED), describe(run)
-    return TrialState.RUNNING, describe(run)
+        return (TrialState.FINISHED if run.status == "FINISHED" else TrialState.DIVERGED), run_in_words(run)
+    return TrialState.RUNNING, run_in_words(run)
 
 
 def outcome_in(log: EventLog) -> Outcome:
@@ -42,7 +42,7 @@ def outcome_in(log: EventLog) -> Outcome:
     return (TrialState.DIVERGED if end and end.diverged else TrialState.UNFINISHED), what
 
 
-def describe(run: StoredRun | None) -> str:
+def run_in_words(run: StoredRun | None) -> str:
     """A run by its id, with the reason where it failed."""
     if run is None:
         return ""

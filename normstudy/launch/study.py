@@ -61,7 +61,7 @@ def single(
     if config.trial_key in refused:
         state, what = refused[config.trial_key]
         if state != TrialState.FINISHED:
-            raise NormstudyError(f"{name}: {in_words(state, what)}")
+            raise NormstudyError(f"{name}: {outcome_in_words(state, what)}")
         print(f"{name} has finished already: {what}; --force trains it again")
     with suppress(TrackingError):  # the server may have gone away after it had got all
         if config.trial_key not in refused:
@@ -86,12 +86,12 @@ def tell_results(registry: Registry, configs: Sequence[TrainConfig], run: str | 
     """What a study came to, and where it is; nothing where the server went away after it had got all."""
     with suppress(TrackingError):
         found = registry.accuracies([config.trial_key for config in configs])
-        print(results_table(configs, {key: accuracy for key, (_, accuracy) in found.items()}))
+        print(accuracies_in_words(configs, {key: accuracy for key, (_, accuracy) in found.items()}))
         if registry.server and run:
             print(f"study {run} on {where()}\n{link(registry.server.experiment(registry.experiment))}")
 
 
-def results_table(configs: Sequence[TrainConfig], known: Mapping[str, float]) -> str:
+def accuracies_in_words(configs: Sequence[TrainConfig], known: Mapping[str, float]) -> str:
     """A line for each group of trials that differ in nothing but their seed; of the `known` test accuracies by key."""
     groups: dict[str, list[float]] = {}
     for config, group in zip(configs, group_labels(configs), strict=True):
@@ -191,10 +191,10 @@ def finalize(registry: Registry, outcomes: dict[str, Outcome], task: Task) -> li
 
 def described(config: TrainConfig, outcomes: Mapping[str, Outcome]) -> str:
     """A trial by its name, and how it ended."""
-    return f"{identity(config)[Tag.NAME]} is {in_words(*outcomes[config.trial_key])}"
+    return f"{identity(config)[Tag.NAME]} is {outcome_in_words(*outcomes[config.trial_key])}"
 
 
-def in_words(state: TrialState, what: str) -> str:
+def outcome_in_words(state: TrialState, what: str) -> str:
     """A trial's state, and where something says more, that."""
     return f"{state} ({what})" if what else str(state)
 

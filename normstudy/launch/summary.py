@@ -36,7 +36,7 @@ def conclude(log: EventLog, experiment: Experiment, registry: Registry, before: 
     write_json(folder / Artifact.GROUPS, groups.to_dict(orient="split", index=False))
     write_json(folder / Artifact.TRIALS, trials.replace({np.nan: None}).to_dict(orient="split", index=False))
     tables = [{"path": path, "type": "table"} for path in (Artifact.GROUPS, Artifact.TRIALS)]
-    tags: dict[str, str] = {Tag.NOTE: note(experiment, trials, finished), Tag.TABLES: json.dumps(tables)}
+    tags: dict[str, str] = {Tag.NOTE: study_description(experiment, trials, finished), Tag.TABLES: json.dumps(tables)}
     log.add_files("summary", tags=tags, metrics=metrics)
 
 
@@ -58,7 +58,7 @@ def _rounded(runs: pd.DataFrame) -> dict[str, float]:
     return {"mean_test_accuracy": round(runs["test_accuracy"].mean(), 5), "low": round(low, 5), "high": round(high, 5)}
 
 
-def note(experiment: Experiment, trials: pd.DataFrame, finished: pd.DataFrame) -> str:
+def study_description(experiment: Experiment, trials: pd.DataFrame, finished: pd.DataFrame) -> str:
     """The description of the study's run, as Markdown."""
     means = finished.groupby("group")["test_accuracy"].mean().sort_values(ascending=False)
     first, _, rest = experiment.description.partition("\n")

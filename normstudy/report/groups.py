@@ -129,6 +129,11 @@ def factorial_pairs(tables: Tables) -> list[Pair]:
     return within + [(without[norm], without["bn"]) for norm in without if norm != "bn"]
 
 
+def factorial_figures(tables: Tables) -> dict[str, Picture]:
+    """Seeds and means; the differences of these pairs."""
+    return seeds_figures(tables, factorial_pairs(tables))
+
+
 def _by_penalty(tables: Tables) -> tuple[dict[str, str], dict[str, str]]:
     """The group of each norm without L1, and with it."""
     rows = tables.results.drop_duplicates("group")
@@ -153,6 +158,11 @@ def baseline_pairs(tables: Tables) -> list[Pair]:
     """Each group against the first."""
     first, *others = dict.fromkeys(map(str, tables.results["group"]))
     return [(group, first) for group in others]
+
+
+def baseline_figures(tables: Tables) -> dict[str, Picture]:
+    """Seeds and means; the differences to the first."""
+    return seeds_figures(tables, baseline_pairs(tables))
 
 
 def baseline_facts(tables: Tables) -> Facts:

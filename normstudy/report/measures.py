@@ -8,7 +8,7 @@ import pandas as pd
 from normstudy.figures import Picture
 from normstudy.report import charts, error_charts
 from normstudy.report.groups import Facts, note
-from normstudy.report.sweeps import by_norm, cell_means
+from normstudy.report.sweeps import by_norm, cell_means, sweep_table
 from normstudy.report.tables import CalibrationTables, CollapseTables, PenaltyTables, ShiftTables, Tables
 from normstudy.report.text import either
 from normstudy.report.validation import STATISTICS
@@ -56,6 +56,11 @@ def penalty_figures(tables: PenaltyTables) -> dict[str, Picture]:
     }
 
 
+def penalty_table(tables: PenaltyTables) -> str:
+    """Accuracy by lambda."""
+    return sweep_table(tables, "l1")
+
+
 def penalty_facts(tables: PenaltyTables) -> Facts:
     """How much L1 each norm bears, beside how far apart chance puts seeds of a norm; and what collapses."""
     rows = by_norm(tables)
@@ -99,10 +104,10 @@ def suspects(tables: Tables) -> pd.DataFrame:
     return both.assign(family=both["group"], group=both["l1_on"].map(SUMMED) + ", " + ends)
 
 
-def by_suspect(tables: Tables) -> pd.DataFrame:
-    """The same with norm and suspect as group."""
+def collapse_table(tables: CollapseTables) -> str:
+    """Accuracy by lambda, norm and suspect."""
     rows = suspects(tables)
-    return rows.assign(group=rows["family"] + " (" + rows["group"] + ")")
+    return sweep_table(tables, "l1", rows.assign(group=rows["family"] + " (" + rows["group"] + ")"))
 
 
 def collapse_figures(tables: CollapseTables) -> dict[str, Picture]:

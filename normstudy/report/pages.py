@@ -27,16 +27,14 @@ ERRORS = "Which images do all runs misclassify?"
 SOURCE = re.compile(r" \(\[.*?\]\(.*?\).*?\)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """How a kind of experiment is reported; the template of the same name says its facts, the most important first."""
 
     tables: type[T]  # those that it is made of, which an export of the experiment has
     facts: Callable[[T], Facts]
     figures: Callable[[T], dict[str, Picture]]
-    table: Callable[[T], str]
-    table_first: bool = False  # whether the table has the answer, and the findings only add to it
-    main: str = "means"  # the figure that the README shows
+    table: Callable[[T], str]  # of the errors it has the answer, and stands before the findings
 
 
 def results_table(tables: Tables) -> str:
@@ -67,88 +65,19 @@ def answer(tables: Tables) -> str:
     return render("summary", groups.summary_facts(tables)).strip()
 
 
-def _groups(
-    facts: Callable[[Tables], Facts], pairs: Callable[[Tables], list[groups.Pair]] | None = None
-) -> Page[Tables]:
-    def figures(tables: Tables) -> dict[str, Picture]:
-        return groups.seeds_figures(tables, pairs(tables) if pairs else None)
-
-    return Page(tables=Tables, facts=facts, figures=figures, table=results_table)
-
-
-def _by_norm(setting: str, title: str) -> Callable[[Tables], str]:
-    return lambda tables: sweeps.sweep_table(tables, setting, title)
-
-
-TUNED = ", each at the learning rate with the lowest held-out loss"
 KINDS: Mapping[Kind, Page[Any]] = {
-    "errors": Page(
-        tables=ErrorTables,
-        facts=errors.errors_facts,
-        figures=errors.figures_of,
-        table=answer,
-        table_first=True,
-        main="test_accuracy",
-    ),
-    "groups": _groups(groups.groups_facts),
-    "baseline": _groups(groups.baseline_facts, groups.baseline_pairs),
-    "factorial": _groups(groups.factorial_facts, groups.factorial_pairs),
-    "held_out": Page(  # where one run a cell is a table
-        tables=Tables,
-        facts=sweeps.held_out_facts,
-        figures=lambda tables: {},
-        table=sweeps.held_out_table,
-        main="",
-    ),
-    "sweep": Page(
-        tables=Tables,
-        facts=sweeps.sweep_facts,
-        figures=sweeps.sweep_figures,
-        table=lambda tables: sweeps.sweep_table(tables, sweeps.varied(tables)),
-        main="error_rate",
-    ),
-    "penalty": Page(
-        tables=PenaltyTables,
-        facts=measures.penalty_facts,
-        figures=measures.penalty_figures,
-        table=_by_norm("l1", "lambda"),
-        main="error_rate",
-    ),
-    "collapse": Page(
-        tables=CollapseTables,
-        facts=measures.collapse_facts,
-        figures=measures.collapse_figures,
-        table=lambda tables: sweeps.sweep_table(tables, "l1", "lambda", measures.by_suspect(tables)),
-        main="error_rate",
-    ),
-    "batch_size": Page(
-        tables=Tables,
-        facts=sweeps.batch_size_facts,
-        figures=sweeps.batch_size_figures,
-        table=lambda tables: sweeps.sweep_table(tables, "batch_size", "batch size", sweeps.tuned(tables), how=TUNED),
-        main="error_rate",
-    ),
-    "learning_rate": Page(
-        tables=Tables,
-        facts=sweeps.learning_rate_facts,
-        figures=sweeps.learning_rate_figures,
-        table=_by_norm("lr", "learning rate"),
-        main="error_rate",
-    ),
-    "shift": Page(
-        tables=ShiftTables,
-        facts=measures.shift_facts,
-        figures=measures.shift_figures,
-        table=results_table,
-        main="shift",
-    ),
-    "calibration": Page(
-        tables=CalibrationTables,
-        facts=measures.calibration_facts,
-        figures=measures.calibration_figures,
-        table=results_table,
-        main="calibration",
-    ),
+    "errors": Page(ErrorTables, errors.errors_facts, errors.figures_of, answer),
+    "groups": Page(Tables, groups.groups_facts, groups.seeds_figures, results_table),
+    "baseline": Page(Tables, groups.baseline_facts, groups.baseline_figures, results_table),
+    "factorial": Page(Tables, groups.factorial_facts, groups.factorial_figures, results_table),
+    "held_out": Page(Tables, sweeps.held_out_facts, lambda tables: {}, sweeps.held_out_table),
+    "sweep": Page(Tables, sweeps.sweep_facts, sweeps.sweep_figures, sweeps.sweep_table),
+    "penalty": Page(PenaltyTables, measures.penalty_facts, measures.penalty_figures, measures.penalty_table),
+    "collapse": Page(CollapseTables, measures.collapse_facts, measures.collapse_figures, measures.collapse_table),
+    "batch_size": Page(Tables, sweeps.batch_size_facts, sweeps.batch_size_figures, sweeps.batch_size_table),
+    "learning_rate": Page(Tables, sweeps.learning_rate_facts, sweeps.learning_rate_figures, sweeps.learning_rate_table),
+    "shift": Page(ShiftTables, measures.shift_facts, measures.shift_figures, results_table),
+    "calibration": Page(CalibrationTables, measures.calibration_facts, measures.calibration_figures, results_table),
 }
 
 
@@ -182,7 +111,7 @@ def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
         "short": is_short(tables),
         "findings": findings(shown),
         "table": kind.table(shown),
-        "table_first": kind.table_first,
+        "table_first": kind.table is answer,
         "figures": figures,
         "runs": len(results),
         "diverged": int(results["diverged_at"].notna().sum()),

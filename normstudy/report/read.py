@@ -1,13 +1,12 @@
 """The finished runs of a study, read from the tracking server; trusts nothing that it reads."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,15 +25,14 @@ from normstudy.experiment import Experiment, Settings
 from normstudy.figures import ten_worst
 from normstudy.report.tables import TEST_IMAGES
 from normstudy.report.validation import COLUMNS, checked, logged_image, logged_measure, logged_table, unfinished
-from normstudy.tracking import Artifact, Measure, Metric, Tag, unpacked
-from normstudy.tracking.mlflow_private import BULK_POINTS, BULK_RUNS, bulk_history, first_bytes
+from normstudy.tracking import Artifact, Measure, Metric, Tag, unpacked_tags
+from normstudy.tracking.mlflow_private import READERS, first_bytes, histories
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, connect, pages, ten_name, where
 
 HELD_OUT = (Metric.VAL_LOSS, Metric.VAL_ACCURACY)  # of runs that hold images out
 CURVES = tuple(metric for metric in Metric if metric not in HELD_OUT)
-READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
 LARGEST = 2**23  # bytes of an artifact; a table of all 10,000 test images has a tenth of that
-Points = Mapping[tuple[str, str], Sequence[Any]]  # of (run id, metric): objects with step, timestamp and value
+Points = Mapping[tuple[str, str], pd.Series]  # of (run id, metric): values by step, ascending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,20 +111,15 @@ def finished_trials(
     for config, group in trials.values():
         lowest[group] = min(config.seed, lowest.get(group, config.seed))
     plan = [(found[key], group, config.seed == lowest[group]) for key, (config, group) in trials.items()]
-    epochs = max((config.epochs for config, _ in trials.values()), default=1)
-    size = max(1, min(BULK_RUNS, BULK_POINTS // (2 * epochs)))  # 2: a resumed run may have each step twice
-    records: list[TrialRecord] = []
-    with (
-        ThreadPoolExecutor(READERS) as pool,
-        tqdm(total=len(plan), desc="reading", unit="run", disable=None, leave=False) as bar,
-    ):
-        for start in range(0, len(plan), size):
-            chunk = plan[start : start + size]
-            points = _histories(pool, [run.info.run_id for run, _, _ in chunk])
-            for record in pool.map(partial(_read, points=points, measures=measures), *zip(*chunk, strict=True)):
-                records.append(record)
-                bar.update()
-    return records
+    points: dict[tuple[str, str], pd.Series] = {}
+    for metric in Metric:
+        ids = [found[key].info.run_id for key, (config, _) in trials.items() if metric in _metrics(config)]
+        for run_id, rows in histories(ids, metric).groupby("run_id"):
+            points[str(run_id), metric] = rows.set_index("step")["value"]
+    read = partial(_record, points=points, measures=measures)
+    with ThreadPoolExecutor(READERS) as pool:
+        records = pool.map(read, *zip(*plan, strict=True))
+        return list(tqdm(records, total=len(plan), desc="reading", unit="run", disable=None, leave=False))
 
 
 def without_measure(
@@ -206,21 +199,16 @@ def _problem(key: str, run: Run | None, *, may_diverge: bool) -> str | None:
     return f"{state} (run {run.info.run_id}{': ' + one_line(reason) if reason else ''})"
 
 
-def _histories(pool: ThreadPoolExecutor, run_ids: list[str]) -> Points:
-    points: dict[tuple[str, str], list[Any]] = {}
-    for metric, found in zip(Metric, pool.map(bulk_history, repeat(run_ids), Metric), strict=True):
-        for point in found:
-            points.setdefault((point.run_id, metric), []).append(point)
-    return points
+def _metrics(config: TrainConfig) -> tuple[Metric, ...]:
+    return (*CURVES, *(HELD_OUT if config.val_size else ()))
 
 
-def _read(run: Run, group: str, draw: bool, *, points: Points, measures: Sequence[Measure]) -> TrialRecord:
+def _record(run: Run, group: str, draw: bool, *, points: Points, measures: Sequence[Measure]) -> TrialRecord:
     """A run, with its ten images where they are to be drawn."""
-    config, run_id, stopped, tags = _config(run), run.info.run_id, _diverged_at(run), unpacked(run.data.tags)
+    config, run_id, stopped, tags = _config(run), run.info.run_id, _diverged_at(run), unpacked_tags(run.data.tags)
     last = config.epochs if stopped is None else (stopped - 1) // (config.training_images // config.batch_size)
-    metrics = (*CURVES, *(HELD_OUT if config.val_size else ()))
-    histories = {str(metric): _history(run_id, metric, last, points) for metric in metrics}
-    epochs = pd.DataFrame(histories, index=pd.RangeIndex(1, last + 1, name="epoch"))
+    curves = {str(metric): _history(run_id, metric, last, points) for metric in _metrics(config)}
+    epochs = pd.DataFrame(curves, index=pd.RangeIndex(1, last + 1, name="epoch"))
     table = pd.DataFrame(columns=[*COLUMNS])
     if stopped is None:
         table = read_artifact(run, Artifact.MISCLASSIFIED, logged_table)
@@ -268,17 +256,16 @@ def _config(run: Run) -> TrainConfig:
     return config
 
 
-def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> list[float]:
-    """All values of a metric by epoch, `epochs` of them. Of a step logged twice, by a resumed run, the newest."""
-    values = points.get((run_id, metric)) or mlflow.MlflowClient().get_metric_history(run_id, metric)
-    newest = {point.step: point.value for point in sorted(values, key=lambda point: point.timestamp)}
-    steps = range(1, epochs + 1)
-    if holes := list(islice((step for step in steps if step not in newest), 5)):  # of how many epochs, others decide
+def _history(run_id: str, metric: Metric, epochs: int, points: Points) -> pd.Series:
+    """All values of a metric by epoch, `epochs` of them."""
+    known = points.get((run_id, metric), pd.Series(dtype=float))
+    missing = (epoch for epoch in range(1, epochs + 1) if epoch not in known.index)
+    if holes := list(islice(missing, 5)):  # of how many epochs, others decide
         raise ReportError(f"run {run_id}: {metric} has no value at epoch {', '.join(map(str, holes))}")
-    for step in steps:
-        if not abs(newest[step]) < sys.float_info.max:  # which MLflow stores for an infinity
-            raise ReportError(f"run {run_id}: {metric} is not finite at epoch {step}")
-    return [newest[step] for step in steps]
+    values = known.loc[1:epochs]
+    for epoch in values.index[~np.isfinite(values)]:
+        raise ReportError(f"run {run_id}: {metric} is not finite at epoch {epoch}")
+    return values
 
 
 def read_artifact(run: Run | str, path: str, parse: Callable[[bytes], Any]) -> Any:

@@ -23,6 +23,7 @@ TRAINS = 0.98  # accuracy from which on a network counts as trained
 GOAL = 0.99
 BUDGETS = (4_000, 8_000, math.inf)  # parameters
 RECIPE = ("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale")
+WORDS = {"l1": "lambda", "lr": "learning rate"}
 USUAL = 64  # images a batch, what the smallest batches are held against
 
 
@@ -41,16 +42,15 @@ def cell_means(rows: pd.DataFrame, setting: str, value: str = "test_accuracy") -
     return means.unstack("group")[list(dict.fromkeys(rows["group"]))].sort_index()
 
 
-def sweep_table(
-    tables: Tables, setting: str, title: str = "", rows: pd.DataFrame | None = None, *, how: str = ""
-) -> str:
-    """Mean test accuracy by a setting and the norm; how many runs diverged where any did; empty where nothing ran."""
-    rows = by_norm(tables) if rows is None else rows
+def sweep_table(tables: Tables, setting: str = "", rows: pd.DataFrame | None = None, *, how: str = "") -> str:
+    """Mean test accuracy by a setting, else the one that is varied, and the norm; how many runs diverged where any did;
+    empty where nothing ran."""
+    rows, setting = by_norm(tables) if rows is None else rows, setting or varied(tables)
     norms = list(dict.fromkeys(rows["group"]))
     cells = [
         [f"{value:g}", *(_cell(runs[runs["group"] == norm]) for norm in norms)] for value, runs in rows.groupby(setting)
     ]
-    table = markdown_table([title or setting.replace("_", " "), *norms], cells)
+    table = markdown_table([WORDS.get(setting, setting.replace("_", " ")), *norms], cells)
     return f"{table}\n\nMean test accuracy at the last epoch, {sample(tables.results)}{how}."
 
 
@@ -117,6 +117,12 @@ def batch_size_figures(tables: Tables) -> dict[str, Picture]:
     }
 
 
+def batch_size_table(tables: Tables) -> str:
+    """Accuracy by batch size, with the learning rate retuned."""
+    how = ", each at the learning rate with the lowest held-out loss"
+    return sweep_table(tables, "batch_size", tuned(tables), how=how)
+
+
 def batch_size_facts(tables: Tables) -> Facts:
     """Whether BatchNorm falls at batches of 2: errors at the smallest, the usual and the largest batches; in how many
     cells the chosen rate had no neighbour on one side, so that another one may do better.
@@ -170,6 +176,11 @@ def learning_rate_facts(tables: Tables) -> Facts:
         first = runs.loc[~runs["diverged"], "epochs_to_goal"].min()
         facts["first"] = None if pd.isna(first) else counted(int(first), "epoch")
     return {"norms": norms, "trains": TRAINS, "goal": GOAL}
+
+
+def learning_rate_table(tables: Tables) -> str:
+    """Accuracy by learning rate."""
+    return sweep_table(tables, "lr")
 
 
 def tried(results: pd.DataFrame) -> pd.DataFrame:

@@ -82,14 +82,14 @@ def is_of_process(tag: str) -> bool:
     return tag in PROCESS or tag.startswith(VERSION)
 
 
-def packed(tags: Mapping[str, str]) -> dict[str, str]:
+def packed_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Tags as a run keeps them."""
     process = {name.removeprefix(PREFIX): value for name, value in tags.items() if is_of_process(name)}
     own = {str(name): value for name, value in tags.items() if not is_of_process(name)}
     return {**own, str(Tag.PROCESS): json.dumps(process, sort_keys=True)} if process else own
 
 
-def unpacked(kept: Mapping[str, str]) -> dict[str, str]:
+def unpacked_tags(kept: Mapping[str, str]) -> dict[str, str]:
     """Each tag by its own name, of a run of any version of normstudy; what is no such JSON is left out."""
     try:
         found = json.loads(kept.get(Tag.PROCESS, "{}"))

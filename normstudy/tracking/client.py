@@ -15,12 +15,12 @@ from mlflow.tracking.context.registry import resolve_tags
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
 from normstudy.errors import Refused, ServerAway, TrackingError, one_line, say
-from normstudy.tracking import SYSTEM, Tag, TrainedModel, is_of_process, packed, unpacked
+from normstudy.tracking import SYSTEM, Tag, TrainedModel, is_of_process, packed_tags, unpacked_tags
 from normstudy.tracking.event_log import machine
 from normstudy.tracking.logged_model import has_model, log_model, register
 from normstudy.tracking.mlflow_private import is_refusal, write_and_remove
 from normstudy.tracking.store import RUNS_A_PAGE, artifact_location, first_line, own_location, pages, sqlite_file, where
-from normstudy.tracking.ui import describe
+from normstudy.tracking.ui import describe_experiment
 
 POINTS_A_REQUEST = 1_000  # MLflow's limit of one batch
 
@@ -144,7 +144,7 @@ class Server:
     def create(self, experiment_id: str, tags: Mapping[str, str]) -> str:
         """A new run, RUNNING; its id."""
         with self.answering():
-            return str(self.client.create_run(experiment_id, tags=resolve_tags(packed(tags))).info.run_id)
+            return str(self.client.create_run(experiment_id, tags=resolve_tags(packed_tags(tags))).info.run_id)
 
     def delete(self, run_id: str) -> None:
         """Delete a run, as the UI does."""
@@ -177,7 +177,7 @@ class Server:
         with self.answering():
             self.client.log_batch(
                 run_id,
-                tags=[RunTag(name, value) for name, value in packed(tags or {}).items()],
+                tags=[RunTag(name, value) for name, value in packed_tags(tags or {}).items()],
                 params=[Param(name, value) for name, value in (params or {}).items()],
             )
 
@@ -230,7 +230,7 @@ class Server:
             studies = self.runs(run.experiment_id, Tag.STUDY_KEY)
             with self.answering():
                 finished = {study.run_id: study.tags for study in studies if study.status == "FINISHED"}
-                describe(self.client, run.experiment_id, finished)
+                describe_experiment(self.client, run.experiment_id, finished)
 
     def register(self, run_id: str, name: str) -> None:
         """The run's model as a version of the registered model `name`, once for a run. Says so, once, where the store
@@ -265,7 +265,7 @@ def _stored(run: Run) -> StoredRun:
         experiment_id=run.info.experiment_id,
         started=run.info.start_time,
         deleted=run.info.lifecycle_stage == "deleted",
-        tags=unpacked(run.data.tags),
+        tags=unpacked_tags(run.data.tags),
         params=run.data.params,
         metrics=run.data.metrics,
     )

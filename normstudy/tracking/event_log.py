@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normstudy.errors import StorageError
-from normstudy.files import sync, writing
+from normstudy.files import fsync, writing
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.store import state_root
 
@@ -153,7 +153,7 @@ class EventLog:
         log = cls(own_path("records", f"{key}.{uuid.uuid4().hex}"))
         with writing(log.folder):
             log.files.mkdir(parents=True)
-            sync(log.folder.parent)
+            fsync(log.folder.parent)
         log.append(begin.model_copy(update={"machine": machine(), "host": socket.gethostname()}))
         return log
 
@@ -192,7 +192,7 @@ class EventLog:
             for path in [root, *sorted(root.rglob("*"))]:
                 if path.is_file():
                     files[path.relative_to(root).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-                sync(path)
+                fsync(path)
         self.append(Event(folder=folder, files=files, **more))
 
     def whole_lines(self) -> bytes:

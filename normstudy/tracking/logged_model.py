@@ -21,14 +21,14 @@ from normstudy.config import TrainConfig
 from normstudy.data import normalise
 from normstudy.model import CLASSES, DigitNet
 from normstudy.provenance import library_versions
-from normstudy.tracking import Metric, Tag, TrainedModel, unpacked
+from normstudy.tracking import Metric, Tag, TrainedModel, unpacked_tags
 from normstudy.tracking.store import own_location, pages
 
 IMAGE = (1, 28, 28)
 SERVING = ("torch", "mlflow", "numpy")  # what a server of the model needs
-ANSWER = TensorSpec(np.dtype(np.float32), (-1, 1 + CLASSES), "class, then the probability of each class")
+OUTPUT = TensorSpec(np.dtype(np.float32), (-1, 1 + CLASSES), "class, then the probability of each class")
 # without a name for the input: of a named one MLflow makes a dictionary, which its PyTorch flavor refuses
-SIGNATURE = ModelSignature(Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE))]), Schema([ANSWER]))
+SIGNATURE = ModelSignature(Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE))]), Schema([OUTPUT]))
 INTERFACE = (
     "**Input**: images of 28 x 28 grey pixels, light on dark as in MNIST, uint8 from 0 to 255, shape (n, 1, 28, 28). "
     "Normalisation is part of the model. A server truncates fractions, so pixels from 0 to 1 all become 0.\n\n"
@@ -36,7 +36,7 @@ INTERFACE = (
 )
 NEWEST = "newest"  # the alias; MLflow keeps `latest` for itself
 STARTED = "normstudy.run_started"  # tag of a version: milliseconds since the epoch
-PROVENANCE = (Tag.VARIANT, Tag.TRIAL_KEY, Tag.DATA_DIGEST, Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TORCH)
+TAGS = (Tag.VARIANT, Tag.TRIAL_KEY, Tag.DATA_DIGEST, Tag.GIT_COMMIT, Tag.GIT_DIRTY, Tag.DEVICE, Tag.TORCH)
 
 
 class Classifier(nn.Module):
@@ -96,7 +96,7 @@ def log_model(run_id: str, trained: TrainedModel, weights: Path) -> None:
 
 
 def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> LoggedModel:
-    tags, params = unpacked(run.data.tags), run.data.params
+    tags, params = unpacked_tags(run.data.tags), run.data.params
     return client.create_logged_model(
         run.info.experiment_id,
         name=trained.name,
@@ -104,13 +104,13 @@ def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> Log
         params={name: params[name] for name in (*TrainConfig.model_fields, "parameters") if name in params},
         tags={
             Tag.NOTE: "\n\n".join(filter(None, [trained.description, INTERFACE])),
-            **_provenance(tags),
+            **_tags_of_model(tags),
         },
     )
 
 
-def _provenance(tags: Mapping[str, str]) -> dict[str, str]:
-    return {str(name): tags[name] for name in PROVENANCE if name in tags}
+def _tags_of_model(tags: Mapping[str, str]) -> dict[str, str]:
+    return {str(name): tags[name] for name in TAGS if name in tags}
 
 
 def _metrics_of(client: mlflow.MlflowClient, run: Run, model_id: str, step: int) -> Iterator[MlflowMetric]:
@@ -149,7 +149,7 @@ def register(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
             f"models:/{model.model_id}",
             run_id=run_id,
             model_id=model.model_id,
-            tags={**_provenance(model.tags), STARTED: str(run.info.start_time)},
+            tags={**_tags_of_model(model.tags), STARTED: str(run.info.start_time)},
             description=model.tags.get(Tag.NOTE),
             await_creation_for=0,
         ).version

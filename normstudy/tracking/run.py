@@ -99,7 +99,7 @@ class LogTracker:
         tags = {
             **identity(config),
             **self.tags,
-            Tag.NOTE: describe(config, "No result: this run has not finished."),
+            Tag.NOTE: run_description(config, "No result: this run has not finished."),
             Tag.CORES: usable_cores(),
             Tag.PROCESSOR: processor(),
             Tag.STACK: stack,
@@ -167,7 +167,7 @@ class TrialRun:
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
             f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."
         )
-        note = describe(config, result)
+        note = run_description(config, result)
         trained = TrainedModel(
             norm=config.norm,
             network=config.network,
@@ -217,7 +217,7 @@ def is_of_main_comparison(config: TrainConfig) -> bool:
     return config in [TrainConfig(**variant, **free) for variant in VARIANTS]
 
 
-def describe(config: TrainConfig, result: str) -> str:
+def run_description(config: TrainConfig, result: str) -> str:
     """The run's description in the UI, as Markdown: what it is, what came out, how to repeat it."""
     data = f"{TITLES[config.dataset]}, {config.training_images:,} images"
     what = f"DigitNet ({config.network}) with {config.variant} on {data}, seed {config.seed}."

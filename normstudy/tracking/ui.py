@@ -52,7 +52,9 @@ def description(experiment_id: str, studies: Mapping[str, Mapping[str, str]]) ->
     return f"{head} " + "\n\n".join(lines)  # the UI shows the first paragraph, and the others when asked
 
 
-def describe(client: mlflow.MlflowClient, experiment_id: str, studies: Mapping[str, Mapping[str, str]]) -> None:
+def describe_experiment(
+    client: mlflow.MlflowClient, experiment_id: str, studies: Mapping[str, Mapping[str, str]]
+) -> None:
     """Give the experiment its description, unless somebody has written one of their own."""
     text, old = description(experiment_id, studies), client.get_experiment(experiment_id).tags.get(Tag.NOTE, "")
     if old != text and (not old or old.startswith(HEAD)):
