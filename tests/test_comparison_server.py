@@ -8,8 +8,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 from helpers.project import PROJECT, run_cli
 from helpers.servers import tracking_server
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from normstudy.comparison import Choice, compare
 from normstudy.comparison.command import run
@@ -122,6 +125,43 @@ def test_runs_of_autologging_are_compared(store: str) -> None:
     found = compare("iris")
     assert (found.choice.group_by, found.choice.pair_by) == (("C",), "random_state")
     assert list(found.groups["n"]) == [3, 3]
+
+
+def test_runs_of_lightnings_autologging_are_compared(store: str) -> None:
+    lightning = pytest.importorskip("lightning", reason="only compared with: make bench installs it")
+
+    class Line(lightning.LightningModule):  # type: ignore[name-defined]
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.rate, self.line = rate, nn.Linear(4, 1)
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            loss = (self.line(batch) - batch.sum(1, keepdim=True)).square().mean()
+            self.log("train_loss", loss, on_step=False, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+    batches: Any = torch.randn(4, 16, 4, generator=torch.Generator().manual_seed(0))
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    mlflow.set_experiment("line")
+    mlflow.pytorch.autolog(log_models=False, log_datasets=False, silent=True)
+    try:
+        for seed in range(3):
+            for rate in (0.1, 0.001):
+                torch.manual_seed(seed)
+                with mlflow.start_run():
+                    mlflow.log_param("seed", seed)
+                    lightning.Trainer(max_epochs=3, accelerator="cpu", **quiet).fit(
+                        Line(rate), DataLoader(batches, batch_size=None)
+                    )
+    finally:
+        mlflow.pytorch.autolog(disable=True)
+    found = compare("line")
+    assert (found.choice.group_by, found.choice.pair_by, found.choice.metric) == (("lr",), "seed", "train_loss")
+    assert [pair.winner for pair in found.comparisons] == ["0.1"]
+    assert {name: curve.shape for name, curve in found.curves().items()} == {"0.001": (3, 3), "0.1": (3, 3)}
 
 
 def test_comparison_and_report_agree_to_the_digit() -> None:
