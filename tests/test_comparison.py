@@ -98,6 +98,19 @@ def test_metric_that_most_runs_have_is_compared_and_of_several_a_test_accuracy()
     assert select(logged(*runs, {"model": "a", "seed": "9", "train_loss": 0.1}), Choice()).choice.metric == "train_loss"
 
 
+@pytest.mark.parametrize(
+    ("names", "metric"),
+    [
+        (["accuracy", "loss", "val_accuracy", "val_loss"], "val_accuracy"),  # as Keras logs
+        (["epoch", "eval_loss", "eval_runtime", "grad_norm", "loss"], "eval_loss"),  # as transformers does
+        (["epoch", "grad_norm", "learning_rate", "loss"], "loss"),
+    ],
+)
+def test_of_the_metrics_that_libraries_log_by_themselves_a_result_is_compared(names: list[str], metric: str) -> None:
+    runs = [{"model": run["model"], "seed": run["seed"], **dict.fromkeys(names, run["accuracy"])} for run in APART]
+    assert select(logged(*runs), Choice()).choice.metric == metric
+
+
 def test_runs_that_do_not_count_are_named_with_the_reason() -> None:
     parent = {"model": "a", "seed": "0", "accuracy": 0.5, "name": "study"}
     found = logged(

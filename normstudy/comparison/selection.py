@@ -135,15 +135,15 @@ def resolved(logged: LoggedRuns, names: Sequence[str]) -> pd.DataFrame:
 
 
 def _metric(metrics: pd.DataFrame) -> str:
-    """The metric that most runs have; of several a test metric, then one of validation, then an accuracy."""
+    """The metric that most runs have; of several one of test, of validation, an accuracy, a loss."""
     counts = metrics.count()
     counts = counts[[not name.startswith("system/") for name in counts.index]]
     if counts.empty or not counts.max():
         raise ConfigError("metric=: no finished run has a metric")
 
-    def rank(name: str) -> tuple[bool, bool, bool, str]:
-        held_out = re.search("val|eval", name, re.IGNORECASE)
-        return not re.search("test", name, re.IGNORECASE), not held_out, not re.search("acc|f1|auc", name), name
+    def rank(name: str) -> tuple[bool | str, ...]:
+        kinds = ("test", "val", "acc|f1|auc", "loss")
+        return *(not re.search(kind, name, re.IGNORECASE) for kind in kinds), name
 
     return min(counts.index[counts == counts.max()], key=rank)
 
