@@ -1,17 +1,16 @@
 """Loads an experiment file: a Python file that says all of an experiment, whose `trials()` lists its configurations."""
 
-import importlib.util
 import inspect
 import os
 import re
 import reprlib
+import runpy
 import shlex
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Strict, ValidationError
@@ -137,15 +136,15 @@ def load_experiment(named: str | Path, overrides: dict[str, Any], *, seeds: int 
     is bad, or of a setting in which the trials differ.
     """
     path = located(str(named))
-    module = _module(path)
-    listed = _trials(module, path)
+    defined = _names(path)
+    listed = _trials(defined, path)
     _require_same(path.stem, listed, overrides)
     trials: dict[str, TrainConfig] = {}
     for config in [TrainConfig.of(**{**vars(config), **overrides}) for config in listed]:
         trials.setdefault(config.trial_key, config)
     chosen = set(sorted({config.seed for config in trials.values()})[: seeds or None])
     names = {each.name for each in fields(Experiment)} - {"name", "question", "configs", "command_of_part"}
-    said = {name: getattr(module, name.upper()) for name in names if hasattr(module, name.upper())}
+    said = {name: defined[name.upper()] for name in names if name.upper() in defined}
     configs = tuple(config for config in trials.values() if config.seed in chosen)
     all_of_it = {config.trial_key for config in listed} == {config.trial_key for config in configs}
     options = [f"--{name.replace('_', '-')} {value}" for name, value in overrides.items()]
@@ -153,23 +152,18 @@ def load_experiment(named: str | Path, overrides: dict[str, Any], *, seeds: int 
     with _blamed(path):
         return Experiment(
             name=path.stem,
-            question=inspect.getdoc(module) or "",
+            question=inspect.cleandoc(defined["__doc__"] or ""),
             configs=configs,
             command_of_part="" if all_of_it else " ".join(["normstudy study", shlex.quote(str(named)), *options]),
             **{"title": path.stem, **said},
         )
 
 
-def _module(path: Path) -> ModuleType:
-    """The file, after it has run."""
+def _names(path: Path) -> dict[str, Any]:
+    """What the file defines, after it has run."""
     _require_file(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader  # of a file that ends in .py
-    module = importlib.util.module_from_spec(spec)
     with _blamed(path):
-        spec.loader.exec_module(module)
-    return module
+        return runpy.run_path(str(path))
 
 
 def _require_file(path: Path) -> None:
@@ -215,12 +209,12 @@ def in_words(configs: Sequence[TrainConfig]) -> str:
     return f"{trials} ({variants}), {which}; {every('training_images')} training images of {data}, {epochs}."
 
 
-def _trials(module: ModuleType, path: Path) -> list[TrainConfig]:
+def _trials(defined: dict[str, Any], path: Path) -> list[TrainConfig]:
     """What `trials()` lists, each configuration checked: `model_copy` checks nothing."""
-    if not callable(getattr(module, "trials", None)):
+    if not callable(defined.get("trials")):
         raise _refused(path, "has no function trials() that lists its configurations")
     with _blamed(path):
-        returned = module.trials()
+        returned = defined["trials"]()
         listed = list(returned) if isinstance(returned, Sequence | Iterator) else []
         if not listed or not all(isinstance(config, TrainConfig) for config in listed):
             raise ConfigError(f"trials() returned {_brief(returned)}; expected a list of TrainConfig, at least one")

@@ -41,6 +41,15 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
+def test_a_name_means_one_thing_in_the_whole_package() -> None:
+    places: dict[str, list[str]] = {}
+    for path in [path for path in FILES if path.is_relative_to(PROJECT / "normstudy")]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                places.setdefault(node.name, []).append(path.name)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def locked(file: str) -> dict[str, str]:
     """The version of each package that a lock names."""
     return {name.lower(): version for name, version in PINNED.findall((PROJECT / file).read_text())}

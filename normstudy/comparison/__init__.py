@@ -57,7 +57,9 @@ class Compared(Selection):
             several = {"comparisons": len(self.comparisons)}
             n = seeds_for_power(deviation, self.choice.margin, **several) if deviation > 0 else None
             rows.append({"a": pair.a, "b": pair.b, "sd_of_difference": deviation, "n_for_margin": n})
-        return pd.DataFrame(rows, columns=["a", "b", "sd_of_difference", "n_for_margin"])
+        return pd.DataFrame(rows, columns=["a", "b", "sd_of_difference", "n_for_margin"]).astype(
+            {"n_for_margin": float}
+        )
 
 
 def compare(

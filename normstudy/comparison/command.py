@@ -14,7 +14,7 @@ from normstudy.comparison.output import Format, rendered, save
 from normstudy.comparison.runs import COMPARISON, from_export, from_server
 from normstudy.errors import ConfigError, one_line
 from normstudy.files import require_folder
-from normstudy.report.text import decimals
+from normstudy.report.text import decimals, fixed
 
 
 def run(
@@ -59,9 +59,9 @@ def planned(found: Compared) -> str:
     digits = decimals(rows["sd_of_difference"])
     lines = []
     for row in rows.itertuples():
-        n = f"n = {row.n_for_margin:.0f}" if row.n_for_margin == row.n_for_margin and row.n_for_margin else "n unknown"
-        deviation = f"{row.sd_of_difference:.{digits}f}" if row.sd_of_difference == row.sd_of_difference else "unknown"
-        lines.append(one_line(f"{row.a} minus {row.b}: SD of the difference {deviation}, {n}", None))
+        n, deviation = fixed(row.n_for_margin, ".0f"), fixed(row.sd_of_difference, f".{digits}f") or "unknown"
+        said = f"{row.a} minus {row.b}: SD of the difference {deviation}, {f'n = {n}' if n else 'n unknown'}"
+        lines.append(one_line(said, None))
     head = f"Seeds that show a difference of {found.choice.margin:g} in 80 % of studies (t-test at 0.05"
     several = f", Bonferroni for {len(rows)} pairs" if len(rows) > 1 else ""
     return "\n".join([f"{head}{several}):", *lines]) + "\n"

@@ -20,7 +20,7 @@ from normstudy.figures import RC, Picture, norm_styles
 from normstudy.files import write_atomically
 from normstudy.report import as_bytes, charts, error_charts
 from normstudy.report.tables import as_csv
-from normstudy.report.text import counted, decimals, markdown_table, p_value, plain
+from normstudy.report.text import counted, decimals, fixed, markdown_table, p_value, plain
 from normstudy.stats import FEWEST_SEEDS, Comparison, Verdict
 
 Format = Literal["text", "markdown", "json"]
@@ -73,13 +73,11 @@ def _p_names(found: Compared) -> tuple[str, ...]:
 
 
 def _group_rows(found: Compared) -> list[list[str]]:
-    digits, rows = _group_decimals(found), []
+    form, rows = f".{_group_decimals(found)}f", []
     for row in found.groups.itertuples():
-        numbers = [
-            f"{value:.{digits}f}" if value == value else "" for value in (row.mean, row.sd, row.lowest, row.highest)
-        ]
-        interval = f"{row.low:.{digits}f} to {row.high:.{digits}f}" if row.low == row.low else ""
-        rows.append([row.group, str(row.n), numbers[0], interval, *numbers[1:]])
+        interval = f"{row.low:{form}} to {row.high:{form}}" if row.low == row.low else ""
+        others = [fixed(value, form) for value in (row.sd, row.lowest, row.highest)]
+        rows.append([row.group, str(row.n), fixed(row.mean, form), interval, *others])
     return rows
 
 

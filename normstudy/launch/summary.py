@@ -24,14 +24,15 @@ def conclude(log: EventLog, experiment: Experiment, registry: Registry, before: 
     trials = trials_of(experiment, registry, before)
     finished = trials.groupby("group").filter(lambda runs: bool(runs["test_accuracy"].notna().all()))
     metrics: dict[str, float] = {}
+    rows = []
     for group, runs in finished.groupby("group", sort=False):
         low, high = group_interval(runs)
+        values = {"mean": runs["test_accuracy"].mean(), "low": low, "high": high}
+        rows.append({"group": group, "n": len(runs), **{name: round(value, 5) for name, value in values.items()}})
         name = re.sub(r"[^\w.-]+", " ", str(group))  # MLflow takes no + and no comma
-        values = {"mean": runs["test_accuracy"].mean(), "low": low, "high": high, "n": len(runs)}
         # one section of the charts, and by its name below the runs' own
-        metrics |= {f"variants/{name} {what}": float(value) for what, value in values.items()}
-    rows = [{"group": name, "n": len(runs), **_rounded(runs)} for name, runs in finished.groupby("group", sort=False)]
-    groups = pd.DataFrame(rows)
+        metrics |= {f"variants/{name} {what}": float(value) for what, value in {**values, "n": len(runs)}.items()}
+    groups = pd.DataFrame(rows).rename(columns={"mean": "mean_test_accuracy"})
     folder = log.files / "summary"
     write_json(folder / Artifact.GROUPS, groups.to_dict(orient="split", index=False))
     write_json(folder / Artifact.TRIALS, trials.replace({np.nan: None}).to_dict(orient="split", index=False))
@@ -51,11 +52,6 @@ def trials_of(experiment: Experiment, registry: Registry, before: Collection[str
         rows.append({"group": group, "seed": config.seed, "test_accuracy": accuracy, "run": run, "trained": by})
     trials = pd.DataFrame(rows)
     return trials.assign(errors=(TEST_IMAGES * (1 - trials["test_accuracy"])).round())
-
-
-def _rounded(runs: pd.DataFrame) -> dict[str, float]:
-    low, high = group_interval(runs)
-    return {"mean_test_accuracy": round(runs["test_accuracy"].mean(), 5), "low": round(low, 5), "high": round(high, 5)}
 
 
 def study_description(experiment: Experiment, trials: pd.DataFrame, finished: pd.DataFrame) -> str:

@@ -120,9 +120,9 @@ def overview_files(every: Mapping[str, Tables]) -> dict[str, bytes]:
     every = {name: escaped(tables) for name, tables in every.items()}
     with rc_context(RC):
         pooled = overview.pooled(overview.replicates(every))
-        figures = overview.figures_of(pooled)
+        figures = overview.pooled_figures(pooled)
         files = _all_bytes(figures, ("png", "svg"))
-    page = overview.page(every, pooled, figures)
+    page = overview.overview_page(every, pooled, figures)
     return {**files, PAGE: page.encode()} if page else {}
 
 

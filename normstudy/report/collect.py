@@ -15,7 +15,7 @@ from normstudy.report.groups import finished
 from normstudy.report.read import TrialRecord
 from normstudy.report.tables import ErrorTables, T, Tables, image_table
 from normstudy.report.validation import PROVENANCE
-from normstudy.tracking import Measure, Metric
+from normstudy.tracking import Metric
 
 LAST = {
     "test_accuracy": Metric.TEST_ACCURACY,
@@ -37,19 +37,14 @@ def tables_of(kind: type[T], study: str, records: Sequence[TrialRecord], *, abou
         about=about or About(),
     )
     more = {
-        str(measure): of_runs([_measured(record, measure) for record in records], results)
-        for measure in kind.measures()
+        str(measure): of_runs([record.measures.get(measure, pd.DataFrame()) for record in records], results)
+        for measure in kind.measures()  # without rows where a run diverged
     }
     if issubclass(kind, ErrorTables):
         more["images"] = _images(tables, records)
     else:
         tables = replace(tables, misclassified=tables.misclassified[:0])
     return kind(**vars(tables), **more)
-
-
-def _measured(record: TrialRecord, measure: Measure) -> pd.DataFrame:
-    """Without rows where the run diverged."""
-    return record.measures.get(measure, pd.DataFrame())
 
 
 def _images(tables: Tables, records: Sequence[TrialRecord]) -> pd.DataFrame:

@@ -90,7 +90,7 @@ def confusions(tables: Tables, top: int = 10) -> pd.DataFrame:
     return found.loc[order].rename_axis(columns=None).reset_index()
 
 
-def figures_of(tables: ErrorTables) -> dict[str, plots.Picture]:
+def errors_figures(tables: ErrorTables) -> dict[str, plots.Picture]:
     """Every figure of a study by file name without ending; a group's grid is of its lowest seed.
 
     Of the runs that ended: a group whose lowest seed diverged has no grid, as its pictures were not kept.

@@ -162,12 +162,12 @@ def reported(every: Mapping[str, Tables]) -> list[list[str]]:
     return [[cell.strip() for cell in row.split("|")] for row in paragraphs("reported", facts)]
 
 
-def figures_of(found: list[Pooled]) -> dict[str, Picture]:
+def pooled_figures(found: list[Pooled]) -> dict[str, Picture]:
     """The forest plot, where anything could be pooled."""
     return {"pooled": forest(found)} if found else {}
 
 
-def page(every: Mapping[str, Tables], found: list[Pooled], figures: Mapping[str, Picture]) -> str:
+def overview_page(every: Mapping[str, Tables], found: list[Pooled], figures: Mapping[str, Picture]) -> str:
     """The page in Markdown, of tables that are `escaped`; its figure lies beside it; empty where nothing is
     to be told."""
     claims = reported(every)

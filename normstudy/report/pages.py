@@ -66,7 +66,7 @@ def answer(tables: Tables) -> str:
 
 
 KINDS: Mapping[Kind, Page[Any]] = {
-    "errors": Page(ErrorTables, errors.errors_facts, errors.figures_of, answer),
+    "errors": Page(ErrorTables, errors.errors_facts, errors.errors_figures, answer),
     "groups": Page(Tables, groups.groups_facts, groups.seeds_figures, results_table),
     "baseline": Page(Tables, groups.baseline_facts, groups.baseline_figures, results_table),
     "factorial": Page(Tables, groups.factorial_facts, groups.factorial_figures, results_table),

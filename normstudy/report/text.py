@@ -76,6 +76,11 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def fixed(value: float, form: str) -> str:
+    """A number in this form; nothing where there is none."""
+    return format(value, form) if value == value else ""
+
+
 def decimals(errors: pd.Series) -> int:
     """As many decimals as the smallest standard error has down to its second digit, at most 8."""
     known = errors[errors > 0]

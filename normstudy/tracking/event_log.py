@@ -23,7 +23,7 @@ from normstudy.files import fsync, writing
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.store import state_root
 
-NAME = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
+HEXADECIMAL = re.compile(r"[0-9a-f]+(\.[0-9a-f]+)?")  # of every folder and lock that is made here
 RECORD = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{32}")
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 
@@ -39,7 +39,7 @@ def own_path(kind: str, name: str) -> Path:
     """A path below the state folder. Raises `StorageError` for a name of other signs than hexadecimal digits, and for a
     link: names come from copied records, and what they name is written to and removed."""
     path, root = state_root() / kind / name, state_root().resolve()
-    if not NAME.fullmatch(name):
+    if not HEXADECIMAL.fullmatch(name):
         raise StorageError(f"{kind}: {name[:80]!r} is not a name of hexadecimal digits")
     if path.resolve() != root / kind / name:
         raise StorageError(f"{path}: a link; nothing is read or written there")
