@@ -5,16 +5,18 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from helpers.fake_server import FakeServer
 from mlflow.entities import LoggedModelOutput
 from safetensors.torch import save_file
 
 from normstudy.config import VARIANTS, TrainConfig
+from normstudy.data import load_images
 from normstudy.model import DigitNet
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.client import Server
 from normstudy.tracking.event_log import Begin, Event, EventLog
-from normstudy.tracking.logged_model import log_model
+from normstudy.tracking.logged_model import Classifier, log_model
 from normstudy.tracking.run import is_of_main_comparison
 from normstudy.tracking.upload import Upload
 
@@ -56,6 +58,26 @@ def test_a_model_that_a_killed_process_left_half_is_made_whole_and_not_doubled(s
     [model] = client.search_logged_models(["0"])
     assert (model.model_id, model.status) == (half.model_id, "READY")
     assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_networks_of_one_shape_are_served_each_with_its_own_weights(store: str, tmp_path: Path) -> None:
+    weights, images = tmp_path / "model.safetensors", load_images()[1].images[:3]
+    trained = TrainedModel(norm="bn", network="small", groups=4, weights="", step=1, name="digitnet-bn")
+    expected = {}
+    for _ in range(2):  # the second is exported from the first's program
+        network = DigitNet("bn", network="small")
+        for value in network.state_dict().values():
+            value += torch.rand(value.shape).to(value.dtype)
+        save_file(network.state_dict(), weights)
+        run_id = str(mlflow.MlflowClient().create_run("0").info.run_id)
+        log_model(run_id, trained, weights)
+        expected[run_id] = Classifier(network.eval())(images).detach().numpy()
+    models = mlflow.MlflowClient().search_logged_models(["0"])
+    for model in models:
+        served = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+        assert served.metadata.model_id == model.model_id
+        assert served.predict(images.numpy()) == pytest.approx(expected[str(model.source_run_id)], abs=1e-6)
+    assert len(models) == len(expected) == 2
 
 
 def test_a_store_without_a_registry_is_said_once_and_fails_no_run(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -68,6 +69,7 @@ class Server:
         self.file = sqlite_file(self.uri)
         self.inode = self.file.stat().st_ino if self.file else None
         self.registry_refused = False
+        self.artifacts = cache(lambda run: get_artifact_repository(artifact_location(self.client.get_run(run))))
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -155,7 +157,6 @@ class Server:
         """What the run holds: of every metric, and in these folders of artifacts."""
         with self.answering():
             known = self.client.get_run(run.run_id)
-            artifacts = get_artifact_repository(artifact_location(known))
             steps = {
                 name: {point.step for point in self.client.get_metric_history(run.run_id, name)}
                 for name in known.data.metrics
@@ -164,7 +165,7 @@ class Server:
             files = {
                 file.path: file.file_size or 0
                 for folder in folders
-                for file in artifacts.list_artifacts(folder or None)
+                for file in self.artifacts(run.run_id).list_artifacts(folder or None)
                 if not file.is_dir
             }
             datasets = len(known.inputs.dataset_inputs) if known.inputs else 0
@@ -211,10 +212,9 @@ class Server:
             self.client.log_inputs(run_id, inputs)
 
     def upload(self, run_id: str, file: Path, folder: str) -> None:
-        """A file into a folder of the run's artifacts; "" is their root."""
+        """A file into a folder of the run's artifacts, whose place is asked for once; "" is their root."""
         with self.answering():
-            location = artifact_location(self.client.get_run(run_id))
-            get_artifact_repository(location).log_artifact(str(file), folder or None)
+            self.artifacts(run_id).log_artifact(str(file), folder or None)
 
     def log_model(self, run_id: str, trained: TrainedModel, weights: Path) -> None:
         """The network as MLflow serves it, once for a run."""

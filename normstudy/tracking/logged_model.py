@@ -3,7 +3,9 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.entities import Metric as MlflowMetric
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from safetensors.torch import load_file
@@ -25,6 +27,7 @@ from normstudy.tracking import Metric, Tag, TrainedModel, unpacked_tags
 from normstudy.tracking.store import own_location, pages
 
 IMAGE = (1, 28, 28)
+PROGRAM = "data/model.pt2"  # where MLflow keeps the traced network
 SERVING = ("torch", "mlflow", "numpy")  # what a server of the model needs
 OUTPUT = TensorSpec(np.dtype(np.float32), (-1, 1 + CLASSES), "class, then the probability of each class")
 # without a name for the input: of a named one MLflow makes a dictionary, which its PyTorch flavor refuses
@@ -78,21 +81,52 @@ def log_model(run_id: str, trained: TrainedModel, weights: Path) -> None:
     client.log_batch(run_id, metrics=[*_metrics_of(client, run, logged.model_id, trained.step)])
     network = DigitNet(trained.norm, network=trained.network, groups=trained.groups)
     network.load_state_dict(load_file(weights))
-    network.eval()  # what is exported in train mode keeps normalising by the batch
-    # a copy, as torch warns of memory that it can't write to
-    example = np.frombuffer(bytes.fromhex(trained.example), np.uint8).reshape(-1, *IMAGE).copy()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
         # torch's archive writer warns of weights that are not on the CPU, wherever they are
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        mlflow.pytorch.log_model(  # by `model_id` it needs no active run, and so ends none
-            Classifier(network),
-            name=logged.name,
-            model_id=logged.model_id,
-            signature=SIGNATURE,
-            # two images or more: so that the batch stays free
-            input_example=example if len(example) > 1 else np.zeros((2, *IMAGE), np.uint8),
-            pip_requirements=[f"{name}=={library_versions()[name]}" for name in SERVING],
-        )
+        exported = _exported(trained.norm, trained.network, trained.groups, trained.example)
+        exported.write(Path(folder), Classifier(network), logged)
+        client.log_model_artifacts(logged.model_id, folder)
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+
+
+class _Exported:
+    """What MLflow saves of one network, with any weights; `write` replaces these."""
+
+    def __init__(self, classifier: Classifier, example: UInt8[np.ndarray, "n 1 28 28"]) -> None:
+        classifier.eval()  # what is exported in train mode keeps normalising by the batch
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            mlflow.pytorch.save_model(
+                classifier,
+                folder,
+                signature=SIGNATURE,
+                input_example=example,
+                pip_requirements=[f"{name}=={library_versions()[name]}" for name in SERVING],
+            )
+            self.program = torch.export.load(folder / PROGRAM)
+            self.described = Model.load(folder).to_dict()
+            self.files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def write(self, folder: Path, classifier: Classifier, logged: LoggedModel) -> None:
+        """The same with this network's weights, as this model."""
+        for name, value in classifier.state_dict().items():
+            self.program.state_dict[name].data.copy_(value)
+        for path, content in self.files.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        torch.export.save(self.program, folder / PROGRAM)
+        own = {"model_id": logged.model_id, "model_uuid": logged.model_id, "artifact_path": logged.artifact_location}
+        Model.from_dict({**self.described, **own, "utc_time_created": None}).save(folder / "MLmodel")
+
+
+@lru_cache(8)  # of a network the first takes a second, or 3 in a process; then one in a process takes a tenth
+def _exported(norm: str, network: str, groups: int, example: str) -> _Exported:
+    # a copy, as torch warns of memory that it can't write to
+    images = np.frombuffer(bytes.fromhex(example), np.uint8).reshape(-1, *IMAGE).copy()
+    # two images or more: so that the batch stays free
+    several = images if len(images) > 1 else np.zeros((2, *IMAGE), np.uint8)
+    return _Exported(Classifier(DigitNet(norm, network=network, groups=groups)), several)
 
 
 def _create(client: mlflow.MlflowClient, run: Run, trained: TrainedModel) -> LoggedModel:
