@@ -73,7 +73,7 @@ def contenders() -> dict[str, Callable[[TrainConfig], Epoch]]:
 def ours(config: TrainConfig) -> Epoch:
     """The epoch of `normstudy.train`, with a clock on its parts."""
     keep_freed_memory()
-    model, data = initial_model(config).to(memory_format=MEMORY_FORMAT), load_data(config, CPU)
+    model, data = initial_model(config).to(memory_format=MEMORY_FORMAT["cpu"]), load_data(config, CPU)
     optimizer, schedule = build_optimizer(model, config, total_steps(config))
     stream, step = TrainingStream(data.train, config, [config.seed]), training_step(model, optimizer, config)
     test = data.test.take(torch.arange(test_images(config)))
@@ -122,7 +122,7 @@ class Parts:
 def bare_limit(config: TrainConfig) -> Epoch:
     """The step alone, on batches that were prepared before: no data to load, nothing kept, no evaluation."""
     keep_freed_memory()
-    model = initial_model(config).to(memory_format=MEMORY_FORMAT)
+    model = initial_model(config).to(memory_format=MEMORY_FORMAT["cpu"])
     optimizer, schedule = build_optimizer(model, config, total_steps(config))
     batches = list(TrainingStream(load_data(config, CPU).train, config, [config.seed]).epoch())
 

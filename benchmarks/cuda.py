@@ -52,7 +52,8 @@ class Stack:
         device = pick_device(config.device)
         make_reproducible(config)
         networks = [initial_model(config.model_copy(update={"seed": seed})) for seed in range(seeds)]
-        self.model, self.data = stacked(networks).to(device).to(memory_format=MEMORY_FORMAT), load_data(config, device)
+        self.model, self.data = stacked(networks).to(device), load_data(config, device)
+        self.model.to(memory_format=MEMORY_FORMAT[device.type])
         optimizer, self.schedule = build_optimizer(self.model, config, total_steps(config))
         self.stream = TrainingStream(self.data.train, config, range(seeds))
         self.batch, self.steps = next(self.stream.epoch()), config.training_images // config.batch_size

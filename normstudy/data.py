@@ -18,7 +18,11 @@ from normstudy.files import archives, unpacked
 
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
-MEMORY_FORMAT = torch.channels_last  # 7 s an epoch against 10 on one CPU core: oneDNN's kernels for few channels
+# By the kind of device. On one CPU core an epoch takes 7 s against 10, by oneDNN's kernels for few channels; on an H200 a
+# step of ten stacked seeds takes 762 us contiguous against 945.
+MEMORY_FORMAT = {"cpu": torch.channels_last, "mps": torch.channels_last, "cuda": torch.contiguous_format}
+# Images that are made ready at once: as many as fit a core's cache; on a GPU enough that launches no longer count.
+PREPARED = {"cpu": 512, "mps": 512, "cuda": 32_768}
 Batches = Iterator[tuple[Float[Tensor, "b seeds 28 28"], Int64[Tensor, "b seeds"]]]
 
 
@@ -133,12 +137,14 @@ class TrainingStream:
             moves = affine_maps(
                 draws.to(device), rotation=config.rotation, translation=config.translation, scale=config.scale
             )
-        for start in range(0, used, size):
-            chosen = order[start : start + size]
+        several = max(1, PREPARED[device.type] // (size * order.shape[1])) * size
+        for start in range(0, used, several):
+            chosen = order[start : start + several]
             images = self.split.images[chosen].flatten(0, 1)
-            moved = images.float() if moves is None else resample(images.float(), moves[start : start + size])
-            batch = normalise(moved).view(*chosen.shape, *images.shape[2:])
-            yield batch.contiguous(memory_format=MEMORY_FORMAT), self.split.labels[chosen]
+            moved = images.float() if moves is None else resample(images.float(), moves[start : start + several])
+            batches = normalise(moved).view(*chosen.shape, *images.shape[2:])
+            batches = batches.contiguous(memory_format=MEMORY_FORMAT[device.type])
+            yield from zip(batches.split(size), self.split.labels[chosen].split(size), strict=True)
 
 
 def normalise(images: UInt8[Tensor, "b 1 28 28"] | Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:

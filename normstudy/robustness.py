@@ -150,7 +150,7 @@ def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNe
     batches = math.ceil(len(images) / 250)
     for first in range(batches):
         # not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each
-        model(normalise(images[first::batches]).contiguous(memory_format=MEMORY_FORMAT))
+        model(normalise(images[first::batches]).contiguous(memory_format=MEMORY_FORMAT[images.device.type]))
     return model.eval()
 
 

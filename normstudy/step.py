@@ -26,15 +26,17 @@ def training_step(model: DigitNet, optimizer: SGD, config: TrainConfig) -> Step:
         logits = model(images).view(*labels.shape, CLASSES)
         losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
         cross_entropy = losses.view_as(labels).mean(0)
-        penalty = torch.zeros_like(cross_entropy)
+        objective, penalty = cross_entropy, torch.zeros_like(cross_entropy)
         if config.l1:
             penalty = config.l1 * l1_norms(model, on=config.l1_on, stack=model.stack)
+            objective = cross_entropy + penalty
         optimizer.zero_grad()
         # no network's loss depends on another's weights: the gradient of the sum is each one's own
-        (cross_entropy + penalty).sum().backward()
+        objective.sum().backward()
         optimizer.step()
-        hits = (logits.argmax(dim=2) == labels).sum(0)
-        return torch.stack([cross_entropy, penalty, hits]).detach()
+        with torch.no_grad():
+            hits = (logits.argmax(dim=2) == labels).sum(0)
+            return torch.stack([cross_entropy, penalty, hits])
 
     if not next(model.parameters()).is_cuda:
         return step
@@ -47,7 +49,7 @@ def captured(step: Step, model: DigitNet, optimizer: SGD, shape: tuple[int, int]
     Capturing needs some real steps first; their effect on weights, statistics and momentum is undone.
     """
     device = next(model.parameters()).device
-    images = torch.zeros(*shape, 28, 28, device=device).to(memory_format=MEMORY_FORMAT)
+    images = torch.zeros(*shape, 28, 28, device=device).to(memory_format=MEMORY_FORMAT[device.type])
     labels = torch.zeros(shape, dtype=torch.int64, device=device)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     momenta = {

@@ -49,7 +49,8 @@ def train_together(
     device = pick_device(config.device)
     make_reproducible(config)
     keep_freed_memory()
-    model = stacked([initial_model(config) for config in configs]).to(device).to(memory_format=MEMORY_FORMAT)
+    model = stacked([initial_model(config) for config in configs]).to(device)
+    model.to(memory_format=MEMORY_FORMAT[device.type])
     data = load_data(config, device)
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)

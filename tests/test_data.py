@@ -16,6 +16,7 @@ from normstudy.config import TrainConfig
 from normstudy.data import (
     MEAN,
     MEMORY_FORMAT,
+    PREPARED,
     STANDARD_DEVIATION,
     TrainingStream,
     affine_maps,
@@ -176,19 +177,36 @@ def test_each_seed_of_a_stack_sees_the_batches_it_sees_alone(sizes: dict[str, fl
     together = epoch(3, 1, 4, **sizes)
     for place, seed in enumerate((3, 1, 4)):
         for (images, labels), (alone, labels_alone) in zip(together, epoch(seed, **sizes), strict=True):
-            assert images.is_contiguous(memory_format=MEMORY_FORMAT)
+            assert images.is_contiguous(memory_format=MEMORY_FORMAT["cpu"])
             torch.testing.assert_close(images[:, place : place + 1], alone)
             assert torch.equal(labels[:, place : place + 1], labels_alone)
 
 
-def test_a_seed_draws_the_same_order_and_moves_on_every_device() -> None:
-    """`meta` stands for a device where nothing could be drawn: all that is drawn must come from the CPU."""
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_batches_are_the_same_bits_however_many_are_made_ready_at_once(
+    seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for images in (1, 64, 10_000):
+        monkeypatch.setitem(PREPARED, "cpu", images)
+        found.append(epoch(*seeds))
+    for batches in zip(*found, strict=True):
+        assert all(
+            torch.equal(one, other) for batch in batches[1:] for one, other in zip(batches[0], batch, strict=True)
+        )
+
+
+def test_a_seed_draws_the_same_order_and_moves_on_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`meta` stands for a GPU where nothing could be drawn: all that is drawn must come from the CPU."""
+    for settings in (MEMORY_FORMAT, PREPARED):
+        monkeypatch.setitem(settings, "meta", settings["cuda"])
     split = load_images()[1].take(torch.arange(100))
     streams = [
         TrainingStream(split.to(torch.device(device)), TrainConfig(batch_size=32), [1, 2]) for device in ("cpu", "meta")
     ]
     here, there = (list(stream.epoch()) for stream in streams)
     assert {batch.device.type for batch in there[0]} == {"meta"}
+    assert there[0][0].is_contiguous()
     assert [batch[0].shape for batch in here] == [batch[0].shape for batch in there]
     states = [[generator.get_state() for generator in stream.generators()] for stream in streams]
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))

@@ -56,13 +56,13 @@ def test_ten_steps_are_those_of_the_formulas(settings: dict[str, object]) -> Non
     config = TrainConfig.of(**{"weight_decay": 0.1, **settings})
     make_reproducible(config)
     model, reference = (initial_model(config).double() for _ in range(2))
-    model.to(memory_format=MEMORY_FORMAT)
+    model.to(memory_format=MEMORY_FORMAT["cpu"])
     optimizer, schedule = build_optimizer(model, config, 10)
     step = training_step(model, optimizer, config)
     buffers: dict[str, Tensor] = {}
     for number in range(10):
         images, labels = torch.randn(4, 1, 28, 28, dtype=torch.float64), torch.randint(10, (4, 1))
-        _, _, hits = step(images.contiguous(memory_format=MEMORY_FORMAT), labels)
+        _, _, hits = step(images.contiguous(memory_format=MEMORY_FORMAT["cpu"]), labels)
         schedule.step()
         logits = reference(images)
         assert hits == (logits.argmax(dim=1, keepdim=True) == labels).sum()

@@ -169,7 +169,7 @@ def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Ten
     """What ten steps of these seeds in lock-step say, and the networks after them."""
     configs = [TrainConfig(norm=norm, l1=1e-3, batch_size=8, train_size=80, seed=seed) for seed in seeds]
     make_reproducible(configs[0])
-    model = stacked([initial_model(config) for config in configs]).to(dtype).to(memory_format=MEMORY_FORMAT)
+    model = stacked([initial_model(config) for config in configs]).to(dtype).to(memory_format=MEMORY_FORMAT["cpu"])
     optimizer, schedule = build_optimizer(model, configs[0], 20)
     step = training_step(model.train(), optimizer, configs[0])
     stream = TrainingStream(load_data(configs[0], torch.device("cpu")).train, configs[0], seeds)
@@ -205,7 +205,7 @@ def test_seeds_in_lock_step_are_runs_of_their_own() -> None:
         assert run.model is model
         assert run.parameters == count_parameters(model)
         assert run.epochs[-1][Metric.TEST_ACCURACY] > 0.3
-        found = evaluate(model.to(memory_format=MEMORY_FORMAT), load_images()[1].take(torch.arange(500)))
+        found = evaluate(model.to(memory_format=MEMORY_FORMAT["cpu"]), load_images()[1].take(torch.arange(500)))
         assert found.accuracy == pytest.approx(run.epochs[-1][Metric.TEST_ACCURACY], abs=2e-3)
     assert tracker.runs[0].epochs[0][Metric.TRAIN_LOSS] != tracker.runs[1].epochs[0][Metric.TRAIN_LOSS]
 

@@ -77,7 +77,7 @@ def trained(config: TrainConfig, run_id: str) -> DigitNet:
             model.load_state_dict(load(content))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError("it doesn't hold the weights of this network") from error
-        return model.to(memory_format=MEMORY_FORMAT)
+        return model.to(memory_format=MEMORY_FORMAT["cpu"])
 
     return read_artifact(run_id, Artifact.WEIGHTS, network)
 
