@@ -18,8 +18,8 @@ from normstudy.files import archives, unpacked
 
 MEAN, STANDARD_DEVIATION = 0.1307, 0.3081  # of MNIST's training images, pixels as fractions of 255; used for both sets
 SPLIT_SEED = 20_000  # fixed: every trial holds out the same images
-# By the kind of device. On one CPU core an epoch takes 7 s against 10, by oneDNN's kernels for few channels; on an H200 a
-# step of ten stacked seeds takes 762 us contiguous against 945.
+# By the kind of device. On one CPU core an epoch takes 7 s against 10, by oneDNN's kernels for few channels; on an H200
+# a step of ten stacked seeds takes 762 us contiguous against 945.
 MEMORY_FORMAT = {"cpu": torch.channels_last, "mps": torch.channels_last, "cuda": torch.contiguous_format}
 # Images that are made ready at once: as many as fit a core's cache; on a GPU enough that launches no longer count.
 PREPARED = {"cpu": 512, "mps": 512, "cuda": 32_768}

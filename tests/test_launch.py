@@ -1,10 +1,13 @@
 """How many trials run at once, and how a study ends."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import mlflow
 import pytest
+import torch
 from helpers.project import SMALL
 
 from normstudy.config import TrainConfig
@@ -28,6 +31,38 @@ def test_trials_share_the_cores_unless_they_fill_two_rounds(
 ) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: cores)
     assert local.default_workers((TrainConfig(threads=threads),) * trials) == expected
+
+
+@pytest.mark.parametrize(("device", "gpus", "workers"), [("cuda", 2, 2), ("auto", 8, 3), ("cpu", 0, 1)])
+def test_trials_on_gpus_run_one_on_each_and_those_on_the_cpu_by_cores(
+    device: str, gpus: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: max(gpus, 1))
+    monkeypatch.setattr(local, "usable_cores", lambda: 1)
+    configs = [TrainConfig.of(device=device, norm=norm) for norm in ("gn", "ln", "bn")]
+    found = worker.gpus_of([(config,) for config in configs])
+    assert found == gpus
+    assert local.default_workers(configs, found) == workers
+
+
+@pytest.mark.parametrize(("stopped", "trained"), [(None, [0, 1]), (15, [0])])
+def test_a_process_goes_on_after_a_task_that_failed_and_not_after_a_stop(
+    stopped: int | None, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: dict[str, Any] = {"experiment": "x", "parent": "", "tags": {}, "force": False, "tracking_uri": None}
+    tasks = [Task(configs=(TrainConfig(seed=seed),), **shared) for seed in (0, 1)]
+    seen: list[int] = []
+
+    def fails(registry: object, configs: Sequence[TrainConfig], **options: object) -> None:
+        seen.append(configs[0].seed)
+        raise NormstudyError("no")
+
+    monkeypatch.setattr(worker, "train_leased", fails)
+    monkeypatch.setattr(worker, "StopSignal", lambda gone: lambda: stopped)
+    with pytest.raises(SystemExit):
+        worker.run_trials(tasks)
+    assert seen == trained
 
 
 def test_stacks_hold_the_trials_that_differ_only_in_their_seed() -> None:

@@ -44,7 +44,8 @@ def held(where):
         time.sleep(0.02)
 
 
-def trial(task):
+def trial(tasks):
+    [task] = tasks
     number = task.configs[0].variant
     mark(f"forked_{number}", str(os.getpid()))
     held("start")
@@ -269,3 +270,46 @@ def test_processes_start_below_a_temporary_folder_with_a_long_name(tmp_path: Pat
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=SECONDS
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# A study on two GPUs, of which this process counts more than there are: each task prints what it sees.
+ON_GPUS = """
+import os, sys
+from tqdm import tqdm
+from normstudy.config import TrainConfig
+from normstudy.launch import Task, local
+
+
+def trials(tasks):
+    for task in tasks:
+        seed = task.configs[0].seed
+        print(seed, os.environ["CUDA_VISIBLE_DEVICES"], os.getpid(), flush=True)
+        if seed == 2:
+            os.kill(os.getpid(), 9)
+
+
+if __name__ == "__main__":
+    shared = {"experiment": "x", "parent": "", "tags": {}, "force": False, "tracking_uri": None}
+    tasks = [Task(configs=(TrainConfig(seed=seed),), **shared) for seed in range(6)]
+    ended = []
+    finalize = lambda task: ended.append(task.configs[0].seed) or []
+    local.LocalExecutor(2, trials, gpus=2)(tasks, finalize, tqdm(disable=True), lambda: None)
+    print("ended", *sorted(ended))
+"""
+
+
+def test_each_gpu_has_one_process_for_its_tasks_and_another_goes_on_where_one_died(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "5,7"}
+    (tmp_path / "study.py").write_text(ON_GPUS)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "study.py"], env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    *told, ended = done.stdout.splitlines()
+    assert (done.returncode, ended) == (0, "ended 0 1 2 3 4 5"), done.stderr
+    seen = {int(words[2]): (words[1], words[3], words[4]) for words in map(str.split, told)}
+    assert {seed: gpus for seed, (*gpus, _) in seen.items()} == {
+        seed: ["7", "7"] if seed % 2 else ["5", "5"] for seed in range(6)
+    }
+    processes = {seed: process for seed, (_, _, process) in seen.items()}
+    assert processes[1] == processes[3] == processes[5]
+    assert processes[0] == processes[2] != processes[4]  # which went on after a kill

@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from ctypes import c_int
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.sharedctypes import RawValue
 from threading import Lock, Timer
 from typing import IO, Any
 
@@ -68,22 +70,34 @@ def one_thread() -> Iterator[None]:
         os.environ.update(before)
 
 
-def default_workers(configs: Sequence[TrainConfig]) -> int:
-    """How many tasks, given by one configuration each, to run at once: as many as the cores have room for with their
-    pinned threads.
+def default_workers(configs: Sequence[TrainConfig], gpus: int = 0) -> int:
+    """How many tasks, given by one configuration each, to run at once: one on each of the GPUs, if they train there
+    (processes that share one take up to 1.3 times as long), else as many as the cores have room for with their pinned
+    threads.
 
     Fewer than two rounds of tasks all start together instead: three single-thread trials sharing 2 cores finish sooner
     than two and then one, which leaves a core idle.
     """
+    if gpus:
+        return min(gpus, len(configs))
     room = max(1, usable_cores() // max((config.threads for config in configs), default=1))
     return len(configs) if len(configs) < 2 * room else room
 
 
 class LocalExecutor:
-    """Processes of this machine, `workers` at once; each calls `run` with its task."""
+    """Processes of this machine, `workers` at once; each calls `run` with its tasks: one, or on a GPU, of which there
+    are `gpus`, its share of all, one after the other, so that imports, data and the GPU's context are made once."""
 
-    def __init__(self, workers: int, run: Callable[[Task], None]) -> None:
-        self.workers, self.run = workers, run
+    def __init__(self, workers: int, run: Callable[[Iterable[Task]], None], gpus: int = 0) -> None:
+        self.workers, self.run, self.gpus = workers, run, gpus
+
+    def shares(self, tasks: Sequence[Task]) -> list[tuple[str, list[Task]]]:
+        """The tasks of each process, and the GPU that it sees, or nothing."""
+        if not self.gpus:
+            return [("", [task]) for task in tasks]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
+        count, names = min(self.workers, len(tasks)), visible.split(",")
+        return [(names[place % self.gpus], list(tasks[place::count])) for place in range(count)]
 
     def __call__(
         self,
@@ -94,13 +108,18 @@ class LocalExecutor:
     ) -> None:
         processes = Processes(bar)
 
-        def run(task: Task) -> None:
-            if not processes.stopped:
-                processes.run(task.configs[0].variant, self.run, task)
-                finalize(task)
+        def run(gpu: str, left: list[Task]) -> None:
+            while left and not processes.stopped:
+                begun = RawValue("i", 0)
+                name = f"GPU {gpu}" if gpu else left[0].configs[0].variant
+                processes.run(name, _in_turn, self.run, gpu, left, begun)
+                ended = max(1, begun.value)  # the process may have died: another goes on with the rest
+                for task in left[:ended]:
+                    finalize(task)
+                left = left[ended:]
 
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
-            pending = {pool.submit(run, task) for task in tasks}
+            pending = {pool.submit(run, *share) for share in self.shares(tasks)}
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.2)
@@ -168,6 +187,19 @@ class Processes:
         with self.printing, suppress(OSError):  # the terminal may be closed; the pipe is read on, or trials would wait
             self.bar.write(line, file=file)
             self.bar.update(epochs)
+
+
+def _in_turn(run: Callable[[Iterable[Task]], None], gpu: str, tasks: Sequence[Task], begun: c_int) -> None:
+    """What a process does: it counts the tasks that it has begun, and sees no other GPU than its own."""
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+    def counted() -> Iterator[Task]:
+        for task in tasks:
+            begun.value += 1
+            yield task
+
+    run(counted())
 
 
 class TrialOutput(io.FileIO):

@@ -163,7 +163,7 @@ def remote_task(ray: Any) -> Any:
 
         try:
             with kept_handlers():
-                run_trials(Task.model_validate_json(task))
+                run_trials([Task.model_validate_json(task)])
         except SystemExit as stop:  # to Ray a worker that exits is one that was lost: it would train a divergence again
             return int(stop.code or 0)
         return 0

@@ -20,7 +20,7 @@ from normstudy.launch import Executor, Task
 from normstudy.launch.local import LocalExecutor, default_workers, preload
 from normstudy.launch.registry import GONE, Registry, Trial
 from normstudy.launch.state import FINAL, LEFT, Outcome, TrialState
-from normstudy.launch.worker import grouped_in_stacks, run_trials, train_leased
+from normstudy.launch.worker import gpus_of, grouped_in_stacks, run_trials, train_leased
 from normstudy.provenance import git_state
 from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.client import Server, canonical, is_result
@@ -171,9 +171,9 @@ def study(
 def local_executor(stacks: Sequence[tuple[TrainConfig, ...]], workers: int, tags: dict[str, str]) -> Executor:
     """`workers` processes of this machine (0: by `default_workers`), whose number goes to the tags of their runs."""
     preload()
-    workers = workers or default_workers([together[0] for together in stacks])
+    workers = workers or default_workers([together[0] for together in stacks], gpus_of(stacks))
     tags[Tag.SIDE_BY_SIDE] = str(workers)
-    return LocalExecutor(workers, run_trials)
+    return LocalExecutor(workers, run_trials, gpus_of(stacks))
 
 
 def finalize(registry: Registry, outcomes: dict[str, Outcome], task: Task) -> list[str]:

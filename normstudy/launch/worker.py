@@ -3,8 +3,10 @@
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+
+import torch
 
 from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, NormstudyError, Superseded, say
@@ -67,19 +69,30 @@ def registry_of(task: Task) -> Registry:
     return Registry(server=server, experiment=task.experiment, stale=dict(task.stale))
 
 
-def run_trials(task: Task) -> None:
-    """What the process of a task does: train into runs that it has the lease of."""
-    stop_signal = StopSignal(gone=nobody_reads_output)
-    if task.state:
-        os.environ[STATE] = task.state
-    registry = registry_of(task)
-    try:
-        train_leased(
-            registry, task.configs, parent=task.parent, tags=task.tags, force=task.force, stop_signal=stop_signal
-        )
-    except NormstudyError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_status)
+def run_trials(tasks: Iterable[Task]) -> None:
+    """What a process does, one task after the other: train into runs that it has the lease of."""
+    stop_signal, status = StopSignal(gone=nobody_reads_output), 0
+    for task in tasks:
+        if task.state:
+            os.environ[STATE] = task.state
+        registry = registry_of(task)
+        try:
+            train_leased(
+                registry, task.configs, parent=task.parent, tags=task.tags, force=task.force, stop_signal=stop_signal
+            )
+        except NormstudyError as error:
+            say(f"error: {error}")
+            status = error.exit_status
+        if stop_signal():
+            break
+    if status:
+        sys.exit(status)
+
+
+def gpus_of(stacks: Sequence[tuple[TrainConfig, ...]]) -> int:
+    """How many GPUs there are for trials that all train on one; else 0."""
+    on_gpu = all(pick_device(together[0].device).type == "cuda" for together in stacks)
+    return torch.cuda.device_count() if on_gpu else 0
 
 
 def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[TrainConfig, ...]]:
