@@ -44,7 +44,7 @@ def train_command(force: FORCE = False, offline: OFFLINE = False, **values: str)
 def study_command(
     experiment: EXPERIMENT = MAIN,
     workers: Annotated[
-        int, typer.Option(min=0, help="number of parallel processes; 0: chosen from the number of cores")
+        int, typer.Option(min=0, help="parallel processes; 0: one per GPU, or by the number of cores")
     ] = 0,
     stack: Annotated[
         int, typer.Option(min=0, help="seeds of a variant to train together; 0: all on a GPU, otherwise 1")
