@@ -1,6 +1,6 @@
-"""Does the ranking carry over to Fashion-MNIST?
+"""Are the norms equivalent on Fashion-MNIST, too?
 
-Prediction: it does not: the pairs that differ, and their order, are not those on MNIST.
+Prediction: the ranking of MNIST does not carry over: the pairs that differ, and their order, are not the same.
 Method: the main comparison's three variants, ten paired seeds and recipe, which was chosen for digits, on
 Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), read by torchvision from the folder that NORMSTUDY_FASHION names;
 Debian's package dataset-fashion-mnist provides the files.

@@ -1,4 +1,4 @@
-"""Which norm copes best with images unlike its training images?
+"""Which norm copes best with shifted images?
 
 Prediction: BatchNorm as trained loses most; with statistics re-estimated on the shifted images it recovers and does
 better than the others.

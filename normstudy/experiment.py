@@ -47,7 +47,6 @@ class Settings:
     number: int = 1_000  # place in the order of experiments; those without one come last
     report: Kind = "errors"  # how it is reported
     targets: dict[Literal["every", "best", "first"], float] = field(default_factory=dict)  # set beforehand: accuracies
-    confirmatory: bool = False  # whether its comparisons of the main variants were planned as tests
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -253,7 +253,7 @@ def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("about", "said"),
     [
-        (About(confirmatory=True), "comparisons of GN, LN and BN + L1 are confirmatory"),
+        (About(parts={"Status": "confirmatory."}), "**Status.** Confirmatory."),
         (About(parts={"Scale-down": "to 4 epochs."}), "Exploratory, and short training: its comparisons"),
         (About(), "Exploratory: its comparisons"),
     ],

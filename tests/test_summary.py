@@ -127,7 +127,7 @@ def test_seeds_are_compared_in_pairs() -> None:
     measured = f"A minus B +0.213 points ({interval}; n = 8 pairs; difference p < 0.001; equivalence p > 0.999)"
     assert f"\n- {measured}: **A is better** (smallest margin of equivalence 0.236 points).\n" in text
     assert "- **Which?** A is better than B.\n" in text
-    assert "- **By how much?** At most 0.213 points in the mean: A minus B +0.213 points (" in text
+    assert "- **By how much?** The largest difference of two means: A minus B +0.213 points (" in text
     assert "- **Errors.** 20 images are misclassified by all 16 runs; 80 by at least one.\n" in text
 
 

@@ -155,9 +155,20 @@ def factorial_facts(tables: Tables) -> Facts:
 
 
 def baseline_pairs(tables: Tables) -> list[Pair]:
-    """Each group against the first."""
+    """Each group against the first, but for the same layer under two names."""
     first, *others = dict.fromkeys(map(str, tables.results["group"]))
-    return [(group, first) for group in others]
+    same = _one_layer(tables)
+    return [(group, first) for group in others if not {group, first} <= same]
+
+
+def _one_layer(tables: Tables) -> set[str]:
+    """The groups of GN with one group and of LN, where both are there: one layer."""
+    rows = tables.results.drop_duplicates("group")
+    found = {
+        *rows.loc[(rows["norm"] == "gn") & (rows["groups"] == 1), "group"],
+        *rows.loc[rows["norm"] == "ln", "group"],
+    }
+    return {str(group) for group in found} if len(found) == 2 else set()
 
 
 def baseline_figures(tables: Tables) -> dict[str, Picture]:
@@ -169,10 +180,8 @@ def baseline_facts(tables: Tables) -> Facts:
     """What each group changes against the first; and a check, where GN with one group stands beside LN, the same layer:
     how far apart the two are at most with the same seed.
     """
-    rows, accuracy = tables.results.drop_duplicates("group"), by_seed(tables.results)
-    one, layer = (rows.loc[rows["norm"] == norm] for norm in ("gn", "ln"))
-    same = [*one.loc[one["groups"] == 1, "group"], *layer["group"]]
-    apart = None if accuracy is None or len(same) != 2 else (accuracy[same[0]] - accuracy[same[1]]).abs().max()
+    same, accuracy = list(_one_layer(tables)), by_seed(tables.results)
+    apart = None if accuracy is None or not same else (accuracy[same[0]] - accuracy[same[1]]).abs().max()
     return {"pairs": comparisons(tables, baseline_pairs(tables)), "apart": apart}
 
 

@@ -12,8 +12,9 @@ from normstudy.report.sweeps import by_norm, cell_means, sweep_table
 from normstudy.report.tables import CalibrationTables, CollapseTables, PenaltyTables, ShiftTables, Tables
 from normstudy.report.text import either
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import MARGIN, ROUNDING, Comparison, compare_pairs, mean_interval
+from normstudy.stats import ROUNDING, SIGNIFICANCE, Comparison, compare_pairs, mean_interval
 
+CLEAR = 0.005  # a loss of accuracy that two seeds can show: three times what chance puts between them
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
 SUMMED = {"weights": "weights", "all": "all parameters"}  # what L1 is summed over
@@ -68,7 +69,9 @@ def penalty_facts(tables: PenaltyTables) -> Facts:
     zero = rows.merge(tables.weights[["run_id", "zero_share"]], on="run_id", how="left")
     most, accuracy = mean.index.max(), rows[rows["l1"] == 0].groupby("group")["test_accuracy"]
     return {
-        "bearable": {norm: bearable(mean[norm]) for norm in mean},
+        "falls": {norm: falls_from(mean[norm]) for norm in mean},
+        "clear_loss": CLEAR,
+        "seeds": rows["seed"].nunique(),
         "seeds_apart": (accuracy.max() - accuracy.min()).max(),
         "most": most,
         "at_most": mean.loc[most].to_dict(),
@@ -84,13 +87,15 @@ def penalty_facts(tables: PenaltyTables) -> Facts:
     }
 
 
-def bearable(mean: pd.Series) -> float | None:
-    """Up to which lambda, without a gap from 0 on, a norm's accuracy stays within the margin of that without L1; None
-    where it diverged without.
+def falls_from(mean: pd.Series) -> float | None:
+    """The smallest lambda from which on a norm's accuracy is clearly below that without L1, or a seed diverged; None
+    where the largest isn't, 0 where it diverged without.
     """
     if np.isnan(mean.iloc[0]):
-        return None
-    return float(mean.index[(mean.sub(mean.iloc[0]).round(ROUNDING) >= -MARGIN).cummin()].max())
+        return 0.0
+    low = (mean.sub(mean.iloc[0]).round(ROUNDING) <= -CLEAR) | mean.isna()
+    below = mean.index[low[::-1].cummin()[::-1]]
+    return float(below.min()) if len(below) else None
 
 
 def suspects(tables: Tables) -> pd.DataFrame:
@@ -196,10 +201,11 @@ def calibration_figures(tables: CalibrationTables) -> dict[str, Picture]:
 
 
 def calibration_facts(tables: CalibrationTables) -> Facts:
-    """Whether the networks know how sure they are: the means of each group, and the interval of its temperature."""
-    found = {}
-    for group, rows in tables.calibration.groupby("group", sort=False):
-        several, temperatures = len(rows) > 1, rows["temperature"].to_numpy()
-        interval = mean_interval(temperatures) if several else None
+    """Whether the networks know how sure they are: the means of each group, and the simultaneous
+    interval of its temperature."""
+    found, every = {}, tables.calibration.groupby("group", sort=False)
+    for group, rows in every:
+        temperatures, confidence = rows["temperature"].to_numpy(), 1 - SIGNIFICANCE / len(every)
+        interval = mean_interval(temperatures, confidence=confidence) if len(rows) > 1 else None
         found[str(group)] = {**rows.mean(numeric_only=True), "interval": interval, "seeds": len(rows)}
     return {"groups": found}

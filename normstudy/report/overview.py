@@ -42,7 +42,8 @@ class Pooled:
 
     `fixed` supposes one difference in all experiments, `random` one that varies between them; each is a mean and its
     95 % interval. `pairs` counts the pairs of seeds. `p` is that of no difference, `equivalence_p` that of one as large
-    as the margin, both of `random`. `heterogeneity_p` is that of Cochran's test for a difference that varies.
+    as the margin, both of `random`, adjusted by Bonferroni
+    for the pairs. `heterogeneity_p` is that of Cochran's test for a difference that varies.
     """
 
     a: str
@@ -89,8 +90,9 @@ def pooled(accuracies: Mapping[str, pd.DataFrame]) -> list[Pooled]:
     """
     if len(accuracies) < 2:
         return []
-    found = []
-    for a, b in combinations(next(iter(accuracies.values())).columns, 2):
+    names = next(iter(accuracies.values())).columns
+    found, pairs = [], len(names) * (len(names) - 1) // 2
+    for a, b in combinations(names, 2):
         each = {title: compare_pairs(table, [(a, b)])[0] for title, table in accuracies.items()}
         effects, errors = np.array([(pair.difference, pair.error) for pair in each.values()]).T
         result = combine_effects(effects, errors**2, method_re="iterated")
@@ -106,8 +108,8 @@ def pooled(accuracies: Mapping[str, pd.DataFrame]) -> list[Pooled]:
                 experiments=each,
                 fixed=(float(result.mean_effect_fe), low, high),
                 random=(random, random - half, random + half),
-                p=difference_p_value(random, error, freedom),
-                equivalence_p=tost_p_value(random, error, freedom, MARGIN),
+                p=min(1.0, pairs * difference_p_value(random, error, freedom)),
+                equivalence_p=min(1.0, pairs * tost_p_value(random, error, freedom, MARGIN)),
                 heterogeneity_p=float(result.test_homogeneity().pvalue),
             )
         )
@@ -151,7 +153,6 @@ def reported(every: Mapping[str, Tables]) -> list[list[str]]:
         "rises": rises(main),
         "pairs": groups.comparisons(main),
         "noise": binomial_deviation(float(means["test_accuracy"].mean()), TEST_IMAGES),
-        "highest": float(main.results["test_accuracy"].max()),
         "parameters": int(main.results["parameters"].max()),
         "factorial": groups.factorial_facts(every["factorial"]),
         "penalty": measures.penalty_facts(cast(PenaltyTables, every["penalty"])),

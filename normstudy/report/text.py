@@ -62,8 +62,9 @@ def points(fraction: float) -> str:
 
 
 def signed(fraction: float, digits: int = 2) -> str:
-    """The same with its sign and as many digits."""
-    return f"{100 * fraction:+z.{digits}f}"
+    """The same with as many digits, and its sign unless it rounds to 0."""
+    text = f"{100 * fraction:+z.{digits}f}"
+    return text.removeprefix("+") if not float(text) else text
 
 
 def scores(shares: Mapping[str, float], digits: int = 2) -> str:

@@ -1,5 +1,6 @@
 """Seeds and test images as two crossed samples: how far an accuracy or a difference would move with others of each."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,7 +13,7 @@ from scipy.stats import f
 from normstudy.report.tables import TEST_IMAGES, Tables, errors_by
 from normstudy.stats import FEWEST_SEEDS
 
-SHUFFLES = 1_000  # of the permutation test
+SHUFFLES = 10_000  # of the permutation test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def crossed(values: Float[np.ndarray, "seeds images"]) -> Crossed:
     return Crossed(
         mean=mean,
         seed_error=(of_seeds / (seeds * images)) ** 0.5,
-        error=(max(of_seeds + of_images - residual, of_seeds) / (seeds * images)) ** 0.5,
+        error=((residual + max(0.0, of_seeds - residual) + max(0.0, of_images - residual)) / (seeds * images)) ** 0.5,
         seed_deviation=max(0.0, (of_seeds - residual) / images) ** 0.5,
         ratio=ratio,
         p=float(f.sf(ratio, seeds - 1, (seeds - 1) * (images - 1))),
@@ -125,4 +126,6 @@ def two_samples(tables: Tables) -> dict[str, Any]:
         "groups": {name: crossed(found) for name, found in right.items()},
         "pairs": [(a, b, crossed(right[a] - right[b]), seed_correlation(tables, a, b)) for a, b in pairs],
         "disagreement": disagreement(tables, names),
+        # half of Fisher's 95 % interval about 0
+        "uncertain": math.tanh(1.96 / (len(seeds.iloc[0]) - 3) ** 0.5) if len(seeds.iloc[0]) > 3 else 1.0,
     }
