@@ -18,7 +18,7 @@ TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})  # the main three
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
-ADDED = ("l1_on",)
+ADDED = ("l1_on", "kernels")
 
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.
 Norm = Literal["bn", "gn", "ln", "in", "none"]
@@ -57,6 +57,7 @@ class TrainConfig(BaseModel):
     train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
     threads: int = Field(1, ge=1, le=256, description="CPU threads; changing this changes results slightly")
+    kernels: Literal["exact", "fast"] = Field("exact", description="fast: TF32, not deterministic; on CUDA only")
 
     @model_validator(mode="after")
     def _data_suffice(self) -> "TrainConfig":

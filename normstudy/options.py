@@ -12,7 +12,7 @@ PANELS = {  # in which the help shows the settings of a trial
     "Model": ("network", "groups"),
     "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup"),
     "Augmentation": ("rotation", "translation", "scale"),
-    "Machine": ("device", "threads"),
+    "Machine": ("device", "threads", "kernels"),
 }
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 

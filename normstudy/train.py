@@ -46,7 +46,7 @@ def train_together(
     """
     require_same_but_seed(configs)
     config, seeds = configs[0], [config.seed for config in configs]
-    device = pick_device(config.device)
+    device = pick_device(config.device, config.kernels)
     make_reproducible(config)
     keep_freed_memory()
     model = stacked([initial_model(config) for config in configs]).to(device)
@@ -157,23 +157,27 @@ def require_same_but_seed(configs: Sequence[TrainConfig]) -> None:
         raise ConfigError("stack: two trials have the same seed")
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes CUDA, then MPS, then the CPU. Raises `ConfigError` for one not here."""
+def pick_device(name: str, kernels: str = "exact") -> torch.device:
+    """The device of this name; `auto` takes CUDA, then MPS, then the CPU. Raises `ConfigError` for one not here, or
+    without such kernels."""
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     present = [device for device, available in here.items() if available]
-    if name == "auto":
-        return torch.device(present[0])
-    if name not in present:
+    if name != "auto" and name not in present:
         raise ConfigError(f"device={name}: not available on this machine; choose from auto, {', '.join(present)}")
-    return torch.device(name)
+    device = torch.device(present[0] if name == "auto" else name)
+    if kernels == "fast" and device.type != "cuda":
+        raise ConfigError(f"kernels=fast: needs CUDA, and the device is {device.type}; choose exact")
+    return device
 
 
 def make_reproducible(config: TrainConfig) -> None:
-    """Seed torch, pin its threads, and take cuDNN's deterministic kernels."""
+    """Seed torch, pin its threads, and take cuDNN's deterministic kernels in full float32, unless fast ones are asked
+    for."""
     torch.set_num_threads(config.threads)  # 1 and 2 threads sum in another order, so results differ slightly
     torch.manual_seed(config.seed)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+    fast = config.kernels == "fast"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = not fast, fast
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = fast
 
 
 def keep_freed_memory() -> None:

@@ -92,6 +92,7 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
         "momentum": 0.5,
         "warmup": 0.5,
         "scale": 0.5,
+        "kernels": "fast",
     }
     for name, field in TrainConfig.model_fields.items():
         value = other.get(name, (field.default or 1) * 2)

@@ -163,6 +163,20 @@ def test_a_training_takes_one_order_of_sums_and_deterministic_kernels() -> None:
     assert torch.get_num_threads() == 1
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_fast_kernels_are_taken_where_they_are_asked_for_and_refused_without_cuda() -> None:
+    make_reproducible(TrainConfig(kernels="fast"))
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.benchmark
+    make_reproducible(TrainConfig())
+    assert not torch.backends.cuda.matmul.allow_tf32
+    tracker = MemoryTracker()
+    with pytest.raises(ConfigError, match=r"^kernels=fast: needs CUDA, and the device is cpu; choose exact$"):
+        train(TrainConfig.of(kernels="fast", **SMALL), tracker)
+    assert not tracker.runs
 
 
 def steps_of(norm: str, seeds: list[int], dtype: torch.dtype) -> tuple[torch.Tensor, list[DigitNet]]:

@@ -211,10 +211,10 @@ def dry_run(experiment: Experiment, *, offline: bool = False) -> list[tuple[str,
 
 def check(configs: Sequence[TrainConfig]) -> None:
     """Raises `NormstudyError` for what no process could train."""
-    different = {(one.dataset, one.device, one.norm, one.network, one.groups): one for one in configs}
+    different = {(one.dataset, one.device, one.norm, one.network, one.groups, one.kernels): one for one in configs}
     for config in different.values():  # a network of torch takes a millisecond to build, in each of 100,000 trials
         require_archives(config.dataset)
-        pick_device(config.device)
+        pick_device(config.device, config.kernels)
         build_model(config)
 
 
