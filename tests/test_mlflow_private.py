@@ -46,6 +46,7 @@ def test_bulk_history_and_first_bytes_are_what_the_public_calls_give(
             client.log_metric(run.run_id, "test/loss", math.nan, step=3, timestamp=3)
             client.log_text(run.run_id, "0123456789", "folder/file.txt")
         found = bulk_history([run.run_id for run in runs], "test/loss")
+        assert found
         public = [
             (run.run_id, p.step, p.timestamp, p.value)
             for run in runs
@@ -55,7 +56,9 @@ def test_bulk_history_and_first_bytes_are_what_the_public_calls_give(
         assert first_bytes(runs[0].artifact_uri, "folder/file.txt", 100) == b"0123456789"
         assert first_bytes(runs[0].artifact_uri, "folder/file.txt", 4) == b"0123"
         monkeypatch.setattr(mlflow_private, "BULK_POINTS", 5)  # fewer than there are: the answer is cut short
-        assert bulk_history([run.run_id for run in runs], "test/loss") == ([] if uri.startswith("http") else found)
+        assert str(bulk_history([run.run_id for run in runs], "test/loss")) == str(found)
+        monkeypatch.setattr(mlflow_private, "BULK_POINTS", 1)  # too few for a single run: each is to be asked for alone
+        assert (bulk_history([run.run_id for run in runs], "test/loss") is None) == uri.startswith("http")
 
 
 def test_images_and_tables_have_mlflows_own_names_which_a_second_call_would_double(store: str) -> None:
