@@ -16,7 +16,7 @@ from normstudy.config import TrainConfig
 from normstudy.errors import CheckpointError, Interrupted
 from normstudy.tracking import Metric
 from normstudy.tracking.checkpoint import KEPT, Checkpoints, Training, load_state, read_checkpoint, state_of
-from normstudy.train import train, train_together
+from normstudy.train import train
 
 SMALL = {"epochs": 3, "train_size": 320, "device": "cpu"}
 pytestmark = pytest.mark.usefixtures("small_test_set")
@@ -47,19 +47,6 @@ def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: P
     evaluations = [tracker.runs[-1].evaluation for tracker in (whole, broken)]
     assert torch.equal(*[evaluation.logits for evaluation in evaluations if evaluation is not None])
     assert not (tmp_path / "broken").exists()
-
-
-def test_seeds_in_lock_step_resume_exactly_too(tmp_path: Path) -> None:
-    configs = [TrainConfig.of(norm="gn", seed=seed, **SMALL) for seed in (3, 4)]
-    expected = train_together(configs, MemoryTracker(tmp_path / "whole"))
-    broken = MemoryTracker(tmp_path / "broken")
-    with pytest.raises(Interrupted, match="signal 15"):
-        train_together(configs, broken, stop_signal=after(25))
-    found = train_together(configs, broken)
-    assert broken.runs[-1].steps == [3]
-    for one, other in zip(expected, found, strict=True):
-        for name, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[name]), name
 
 
 def training(steps: int = 0, *, width: int = 4, learning_rate: float | Tensor = 0.1) -> Parts:
@@ -173,20 +160,6 @@ def test_file_with_a_right_checksum_but_other_contents_is_no_checkpoint(content:
     file.write_bytes(hashlib.sha256(file.read_bytes()).digest() + file.read_bytes())
     with pytest.raises(CheckpointError, match=r"^\S*epoch_00001.pt: no checkpoint \((Type|Key)Error\)$"):
         read_checkpoint(file)
-
-
-def test_no_code_in_a_checkpoint_is_run(tmp_path: Path) -> None:
-    file, ran = tmp_path / "epoch_00001.pt", tmp_path / "ran"
-
-    class Code:
-        def __reduce__(self) -> tuple[object, ...]:
-            return Path.touch, (ran,)
-
-    torch.save({"key": "key", "epoch": 1, "state": {"model": Code()}}, file)
-    file.write_bytes(hashlib.sha256(file.read_bytes()).digest() + file.read_bytes())
-    with pytest.raises(CheckpointError, match=r"^\S*epoch_00001.pt: no checkpoint \(UnpicklingError\)$"):
-        read_checkpoint(file)
-    assert not ran.exists()
 
 
 def test_a_checkpoint_of_other_code_is_refused_in_one_line_with_what_to_do(tmp_path: Path) -> None:

@@ -121,7 +121,6 @@ def test_a_command_says_what_it_begins_before_it_imports_what_takes_seconds(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--epochs", "abc"], "epochs=abc: input should be a valid integer"),
         (["train", "--zoo", "1"], "No such option: --zoo; normstudy train -h lists them"),
         (["train", "--epoch", "1"], "No such option: --epoch; did you mean --epochs?"),
         (
@@ -129,11 +128,8 @@ def test_a_command_says_what_it_begins_before_it_imports_what_takes_seconds(tmp_
             "seed=3: the trials of main differ in it (0, 1, 2, 3, 4, ...); --seeds N takes the ",
         ),
         (["study", "--norm", "ln"], "norm=ln: the trials of main differ in it (gn, ln, bn); `normstudy train` trains "),
-        (["train", "--groups", "3"], "groups=3 does not divide the 8 channels"),
         (["study", MAIN, "--seeds", "-1"], "--seeds"),
-        (["study", MAIN, "--epochs", "0"], "epochs=0: input should be greater than or equal to 1"),
         (["train", "--norm", "gn\nx"], r"norm='gn\nx': input should be 'bn', 'gn', 'ln', 'in' or 'none'"),
-        (["study", "no\nwhere.py"], "experiment=no where.py: no such file; choose from "),
         (["study", "mian"], "experiment=mian: no such experiment; choose from batch_size, calibration, "),
         (["study", "--workers", "x\ny"], "--workers"),
         (["report", "--out", "README.md"], "README.md is no folder; expected a folder to write to, or to make"),
@@ -145,10 +141,6 @@ def test_a_command_says_what_it_begins_before_it_imports_what_takes_seconds(tmp_
         (
             ["study", MAIN, "--executor", "ray", "--workers", "2"],
             "workers=2: a Ray cluster runs as many as it has CPUs; only with --executor local",
-        ),
-        (
-            ["measure", MAIN],
-            "experiment=main: names no MEASURES; choose from weights, statistics, shift, calibration",
         ),
         (["report", "--from", "kept", "--seeds", "1"], "from=kept: an export is reported as it is, without --parent, "),
     ],
@@ -165,14 +157,6 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_no_store(
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_an_experiment_file_that_fails_is_one_line_with_status_2(tmp_path: Path, command_line: CommandLine) -> None:
-    (tmp_path / "mine.py").write_text("def trials():\n    raise KeyError('a\\nb')\n")
-    for command in (["study"], ["study", "--dry-run"], ["measure"], ["report"]):
-        status, errors = command_line(*command, str(tmp_path / "mine.py"))
-        assert status == 2
-        assert only_line(errors) == f"normstudy: error: experiment={tmp_path}/mine.py:2: KeyError: 'a\\nb'"
-
-
 def test_output_that_nobody_reads_ends_quietly_with_status_1() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -186,21 +170,6 @@ def test_bad_input_of_the_real_command_is_one_line_with_status_2(tmp_path: Path)
     done = run_cli("train", "--norm", "foo", store=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert done.returncode == 2
     assert only_line(done.stderr) == "normstudy: error: norm=foo: input should be 'bn', 'gn', 'ln', 'in' or 'none'"
-
-
-def test_divergence_is_one_line_with_status_1(store: str, command_line: CommandLine) -> None:
-    status, errors = command_line("train", "--norm", "none", "--lr", "1e9", "--epochs", "1", "--train-size", "640")
-    assert status == 1
-    assert "diverged: the training loss is not finite at step" in errors.strip().splitlines()[-1]
-
-
-def test_report_of_an_empty_store_names_what_is_missing(store: str, tmp_path: Path, command_line: CommandLine) -> None:
-    status, errors = command_line("report", MAIN, "--seeds", "1")
-    assert status == 1
-    line = only_line(errors)
-    assert line.startswith(f"normstudy: error: 0 of 3 trials finished on {store}: train the rest, or point ")
-    assert all(f"{variant} is missing" in line for variant in ("GN", "LN", "BN + L1"))
-    assert not (tmp_path / "report").exists()
 
 
 def test_a_study_of_which_some_seeds_are_there_says_which_and_names_the_others_only_when_asked(

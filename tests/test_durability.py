@@ -1,5 +1,6 @@
 """One trial on three machines, through random orders of kill, pause, copy, outage, backup, deletion and takeover."""
 
+import copy
 import hashlib
 import itertools
 import os
@@ -217,7 +218,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        self.server.stored = FakeServer.backup_of(self.backup)
+        self.server.stored = copy.deepcopy(self.backup)
 
     @precondition(lambda self: self.server.stored)
     @rule(pick=st.integers(0, 5))

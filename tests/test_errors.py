@@ -44,11 +44,6 @@ def test_a_uri_in_a_message_has_no_user_password_or_secret_setting(uri: str, sho
     assert public_uri(uri) == shown
 
 
-def test_a_server_is_the_same_with_and_without_a_slash_at_the_end() -> None:
-    assert where("http://user:pw@host:5000/path/") == where("http://host:5000/path") == "http://host:5000/path"
-    assert where("sqlite:////") == "sqlite:////"
-
-
 def nasty(generator: random.Random) -> str:
     """A password with what URIs give a meaning, too long to stand in a message by chance."""
     signs = "/@:?#&=% +'\"\\[]<>;,!$^`{|}~é" + string.ascii_letters + string.digits

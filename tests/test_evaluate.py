@@ -43,13 +43,6 @@ def test_the_ten_have_the_highest_loss_and_of_equals_the_earlier_comes_first() -
     assert table["index"].tolist() == [9, 10, 11, 12, 1, 3, 5, 4, 2, 13]
 
 
-def test_fewer_than_ten_errors_are_all_kept() -> None:
-    logits = torch.eye(10).repeat(2, 1)
-    labels = [*range(10), *range(10)]
-    labels[4] = 5
-    assert ten_worst(misclassified(evaluation_of(logits), split_of(labels)))["index"].tolist() == [4]
-
-
 def test_confusion_matrix_counts_every_image_even_of_absent_digits() -> None:
     logits = torch.eye(10)[[0, 1, 1]]
     counts = confusion_matrix(evaluation_of(logits), split_of([0, 1, 2]))

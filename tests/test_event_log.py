@@ -1,25 +1,17 @@
 """The record of a run: what is on disk is whole and in order, and nothing in it leads elsewhere."""
 
-import errno
-import os
 import resource
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from helpers.leases import BEGIN, KEY
 
 from normstudy.errors import StorageError
-from normstudy.tracking import Tag, event_log
-from normstudy.tracking.event_log import Begin, Event, EventLog, TrialLock, logs, machine, own_path
+from normstudy.tracking import Tag
+from normstudy.tracking.event_log import Event, EventLog, TrialLock, logs, machine, own_path
 
-KEY = "0123456789abcdef"
-BEGIN = Begin(name="GN, seed 0", key_tag="normstudy.trial_key", experiment="x", store=None)
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "state"))
-    return tmp_path / "state"
+pytest_plugins = ["helpers.leases"]
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture
@@ -56,27 +48,6 @@ def test_one_damaged_byte_is_named_with_its_line(log: EventLog, place: int) -> N
     log.path.write_bytes(lines[0] + bytes(damaged))
     with pytest.raises(StorageError, match=r"events.jsonl: line 2: "):
         log.events()
-
-
-def test_an_event_of_another_version_is_named_with_its_line(log: EventLog) -> None:
-    class Newer(Event):
-        mood: str
-
-    log.append(Newer(mood="good"))
-    with pytest.raises(StorageError, match=r"events.jsonl: line 2: Extra inputs are not permitted"):
-        log.events()
-
-
-def test_event_that_cannot_be_written_leaves_the_log_as_it_was(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = log.path.read_bytes()
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(event_log, "os", SimpleNamespace(**{**vars(os), "fsync": full}))
-    with pytest.raises(StorageError, match=r"can't write .*events.jsonl: No space left on device"):
-        log.append(Event(step=1, metrics={"loss": 1.0}))
-    assert log.path.read_bytes() == before
 
 
 def test_part_of_a_line_that_a_full_disk_took_is_cut_off_and_stays_so(log: EventLog) -> None:
@@ -162,18 +133,6 @@ def test_checkpoints_go_with_the_last_record_of_the_trials_that_share_them(state
     assert not (state / "checkpoints" / ("c" * 32)).exists()
 
 
-def test_files_are_logged_with_their_digests_and_read_back_only_unchanged(log: EventLog) -> None:
-    (log.files / "result" / "deep").mkdir(parents=True)
-    (log.files / "result" / "deep" / "a.txt").write_text("a")
-    log.add_files("result", tags={"note": "done"})
-    [event] = log.events()
-    assert (event.folder, [*event.files], event.tags) == ("result", ["deep/a.txt"], {"note": "done"})
-    assert log.file("result", "deep/a.txt", event.files["deep/a.txt"]).read_text() == "a"
-    (log.files / "result" / "deep" / "a.txt").write_text("b")
-    with pytest.raises(StorageError, match="missing or damaged"):
-        log.file("result", "deep/a.txt", event.files["deep/a.txt"])
-
-
 @pytest.mark.parametrize(
     "name", ["../events.jsonl", "/etc/hostname", "start/../../../lock", "link.txt", "linked/id_rsa"]
 )
@@ -188,18 +147,6 @@ def test_no_file_but_those_of_the_record_itself_is_ever_sent(log: EventLog, tmp_
         log.file("start", name, "0" * 64)
     with pytest.raises(StorageError, match="is no file of this record"):
         log.file("start", "link.txt", "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683")
-
-
-def test_a_run_that_goes_on_has_no_end_and_one_that_diverged_has_a_result(log: EventLog) -> None:
-    log.append(Event(status="RUNNING"))
-    assert log.end is None
-    log.append(Event(status="KILLED"))
-    assert log.end
-    assert not log.has_result
-    log.append(Event(status="RUNNING"))
-    assert log.end is None
-    log.append(Event(status="FAILED", diverged=True))
-    assert log.has_result
 
 
 def test_logs_of_a_trial_are_found_by_its_key_and_other_folders_are_none(log: EventLog, state: Path) -> None:

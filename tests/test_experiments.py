@@ -38,14 +38,6 @@ def refusal(path: Path, **overrides: str) -> str:
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
-def test_main_comparison_is_the_three_main_variants_on_one_recipe() -> None:
-    configs = load_experiment(MAIN, {}).configs
-    assert [(config.seed, config.variant) for config in configs] == [
-        (seed, variant) for seed in range(10) for variant in ("GN", "LN", "BN + L1")
-    ]
-    assert {config.model_copy(update={"norm": "gn", "l1": 0.0, "seed": 0}) for config in configs} == {TrainConfig()}
-
-
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_states_question_prediction_method_and_command(path: Path) -> None:
     experiment = load_experiment(path, {})
@@ -64,12 +56,6 @@ def test_of_an_experiment_the_lowest_seeds_can_be_chosen(tmp_path: Path, seeds: 
     configs = load_experiment(tmp_path / "some.py", {}, seeds=seeds).configs
     assert {config.seed for config in configs} == expected
     assert len(configs) == 2 * len(expected)
-
-
-def test_overrides_hold_for_every_trial_and_are_checked() -> None:
-    assert {config.epochs for config in load_experiment(MAIN, {"epochs": "3"}).configs} == {3}
-    with pytest.raises(ConfigError, match="epochs=x"):
-        load_experiment(MAIN, {"epochs": "x"})
 
 
 @pytest.mark.parametrize(
@@ -102,15 +88,6 @@ def test_a_file_that_is_no_experiment_is_refused_in_one_line_with_where_and_why(
     text: str | bytes, said: str, tmp_path: Path
 ) -> None:
     assert refusal(written(tmp_path, text)).startswith(f"experiment={said}")
-
-
-def test_a_syntax_error_in_a_file_that_is_imported_names_that_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    written(tmp_path, "x = 1\nx = = 2\n", "broken_helper.py")
-    said = refusal(written(tmp_path, "import broken_helper\n"))
-    assert said == "experiment=broken_helper.py:2: SyntaxError: invalid syntax"
 
 
 def test_a_path_that_is_no_python_file_is_refused_with_the_choices(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A process of a trial or a study is killed or stopped: started again, it comes to what it would have come to."""
 
+import os
 import random
 import re
 import signal
@@ -11,12 +12,10 @@ import pytest
 from helpers.faults_tools import (
     KILLED_TRIAL,
     Place,
-    kill_after,
     options,
     require_same,
     require_whole,
     require_whole_study,
-    seeded,
     stopping,
     three_trials,
 )
@@ -26,7 +25,7 @@ from mlflow.entities import ViewType
 
 from normstudy.tracking import Tag
 
-pytest_plugins = ["helpers.faults_fixtures"]
+pytest_plugins = ["helpers.faults_tools"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 KILLS = 20
 # A process that dies at one call, whichever thread makes it.
@@ -61,7 +60,9 @@ def is_recorded(place: Place) -> bool:
 def test_a_trial_killed_twenty_times_comes_to_the_uninterrupted_result(
     tmp_path: Path, migrated_store: Path, reference: dict[str, bytes | str]
 ) -> None:
-    draw, kills = seeded(), 0
+    seed, kills = int(os.environ.get("FAULTS_SEED", "20")), 0
+    print(f"FAULTS_SEED={seed}")  # a failure can be repeated
+    draw = random.Random(seed)
     phases = draw.sample(["start"] * 4 + ["training"] * 8, 12) + draw.sample(["start"] * 2 + ["finishing"] * 6, 8)
     places = [Place.at(tmp_path / "0", migrated_store)]
     while kills < KILLS:
@@ -143,7 +144,7 @@ def test_trials_of_a_study_that_is_killed_or_hung_up_end_themselves_and_its_reru
         assert {run.info.status for run in place.runs(view=ViewType.ALL)} == {"KILLED"}
     done = place.run("study", file)
     assert done.status == 0, done.stdout + done.stderr
-    assert sum(line.endswith("resumed after it") for _, line in done.out) == 2
+    assert sum(line.endswith("resumed after it") for line in done.out) == 2
     require_whole_study(place, epochs=6)
 
 
@@ -166,24 +167,3 @@ def test_a_run_that_is_deleted_while_it_trains_ends_its_process_and_a_new_one_is
     assert (after.info.lifecycle_stage, after.info.status) == ("deleted", before.info.status)
     assert after.data.tags == before.data.tags
     assert not list(place.state.glob("records/*"))
-
-
-def test_reap_ends_the_run_of_a_killed_trial_and_leaves_a_living_one_alone(
-    place: Place, reference: dict[str, bytes | str]
-) -> None:
-    kill_after(place.train(KILLED_TRIAL), epochs=2)
-    assert place.run_of(KILLED_TRIAL).info.status == "RUNNING"
-    done = place.run("reap")
-    assert done.status == 0, done.stderr
-    assert "is FAILED: its process is gone (last heartbeat: 20" in done.stdout
-    ended = place.run_of(KILLED_TRIAL)
-    assert ended.info.status == "FAILED"
-    assert ended.data.tags[Tag.FAILURE].startswith("its process is gone (last heartbeat: 20")
-
-    trial = place.train(KILLED_TRIAL)
-    wait_until(lambda: trial.printed("epoch "))
-    trial.send(signal.SIGSTOP)  # it has its lock all the same
-    assert place.run("reap").stdout == "no run without its process\n"
-    trial.send(signal.SIGCONT)
-    assert trial.wait() == 0
-    require_same(place, KILLED_TRIAL, reference)

@@ -1,11 +1,9 @@
 """Several processes or machines and one store: whoever is dead is taken over, whoever lives is left alone."""
 
-import shutil
 import signal
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.faults_tools import KILLED_TRIAL, QUICK, Place, options, require_same, stopping, three_trials
 from helpers.project import only_line
@@ -15,7 +13,7 @@ from mlflow.entities import Run, ViewType
 from normstudy.config import TrainConfig
 from normstudy.tracking import Metric, Tag, unpacked_tags
 
-pytest_plugins = ["helpers.faults_fixtures"]
+pytest_plugins = ["helpers.faults_tools"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 SMALL = TrainConfig(norm="none", epochs=2, train_size=640, device="cpu")
 # A process that stops, as its machine that sleeps, at its first call of one method; the rest is as in `QUICK`.
@@ -41,24 +39,7 @@ def runs_of(place: Place, config: TrainConfig) -> list[Run]:
 
 def is_stopped(started: Started) -> bool:
     """Whether a process has stopped, as at SIGSTOP."""
-    return Path(f"/proc/{started.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def fall_asleep(place: Place, started: Started) -> None:
-    """Stop a process as its machine's sleep would, at a moment when it has no lock of the store's database: a server
-    elsewhere would free that."""
-
-    def stopped() -> bool:
-        started.send(signal.SIGSTOP)
-        try:
-            with closing(sqlite3.connect(place.folder / "mlflow.db", timeout=0)) as database:
-                database.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            started.send(signal.SIGCONT)
-            return False
-        return True
-
-    wait_until(stopped)
+    return psutil.Process(started.pid).status() == psutil.STATUS_STOPPED
 
 
 def require_taken_over(place: Place, first: Started, reference: dict[str, bytes | str]) -> None:
@@ -76,30 +57,6 @@ def require_taken_over(place: Place, first: Started, reference: dict[str, bytes 
     assert unpacked_tags(new.data.tags)[Tag.MACHINE] != unpacked_tags(old.data.tags)[Tag.MACHINE]
     assert new.info.artifact_uri != old.info.artifact_uri
     require_same(place, KILLED_TRIAL, reference, new)
-
-
-def test_a_trial_that_sleeps_is_taken_over_as_a_new_run_and_ends_when_it_wakes(
-    place: Place, reference: dict[str, bytes | str]
-) -> None:
-    sleeping = place.start("train", *options(KILLED_TRIAL), code=QUICK)
-    wait_until(lambda: sleeping.printed("epoch ", 2))
-    fall_asleep(place, sleeping)
-    other = place.elsewhere("other")
-    taking = other.start("train", *options(KILLED_TRIAL), code=QUICK)
-    assert taking.wait() == 0, taking.err
-    assert taking.told == []
-    assert taking.epochs[0][1].startswith("epoch 1/")
-    [old, _] = runs_of(place, KILLED_TRIAL)
-    before = place.client.get_metric_history(old.info.run_id, Metric.TEST_LOSS)
-    sleeping.send(signal.SIGCONT)
-    require_taken_over(place, sleeping, reference)
-    after = place.client.get_metric_history(old.info.run_id, Metric.TEST_LOSS)
-    assert after[: len(before)] == before
-    assert len(after) <= len(before) + 1  # the request that was on its way when it fell asleep
-    again = place.run("train", *options(KILLED_TRIAL))
-    assert again.status == 0, again.stderr
-    assert "has finished already" in again.stdout
-    assert other.run("reap").stdout == "no run without its process\n"
 
 
 def test_a_trial_that_sleeps_in_its_last_uploads_is_taken_over_and_never_counts(
@@ -135,31 +92,6 @@ def test_a_living_trial_of_short_epochs_is_neither_reaped_nor_taken_over(place: 
     assert place.run_of(long).info.status == "KILLED"
 
 
-def test_a_record_that_is_copied_while_it_grows_is_one_run_wherever_it_is_sent_from(
-    place: Place, reference: dict[str, bytes | str]
-) -> None:
-    other = place.elsewhere("other")
-    trial = place.train(KILLED_TRIAL, "--offline")
-    for epoch in (2, 4):
-        wait_until(lambda: trial.printed("epoch ", epoch))  # noqa: B023
-        trial.send(signal.SIGSTOP)  # `cp` of a folder in which files come and go fails
-        wait_until(lambda: is_stopped(trial))
-        for kind in ("records", "checkpoints"):
-            shutil.copytree(place.state / kind, other.state / kind, dirs_exist_ok=True)
-        trial.send(signal.SIGCONT)
-    partly = other.run("sync")
-    assert partly.status == 0, partly.stderr
-    assert "BN + L1, seed 0: sent as far as it is here" in only_line("\n".join(partly.told))
-    run = place.run_of(KILLED_TRIAL)
-    assert run.info.status == "RUNNING"
-    assert trial.wait() == 0, trial.err
-    sending = [machine.start("sync") for machine in (place, other)]  # at once
-    assert [one.wait() for one in sending] == [0, 0], [one.err for one in sending]
-    require_same(place, KILLED_TRIAL, reference)
-    assert place.run_of(KILLED_TRIAL).info.run_id == run.info.run_id
-    assert not list(place.state.glob("records/*"))
-
-
 def test_processes_at_once_make_the_tables_of_a_missing_store(tmp_path: Path) -> None:
     configs = [SMALL.model_copy(update={"seed": seed, "epochs": 1}) for seed in range(4)]
     with stopping(Place(folder=tmp_path, store=f"sqlite:///{tmp_path / 'mlflow.db'}")) as place:
@@ -189,7 +121,7 @@ def test_studies_of_the_same_trials_at_once_train_each_once(place: Place) -> Non
     studies = [place.start("study", file, alone=True) for _ in range(3)]
     assert [study.wait() for study in studies] == [0] * 3, [study.err for study in studies]
     assert [study.told for study in studies] == [[]] * 3
-    lines = [line for study in studies for _, line in study.out]
+    lines = [line for study in studies for line in study.out]
     for start in (f"{variant:8s} epoch {epoch}/" for variant in ("BN", "GN", "LN") for epoch in (1, 2)):
         assert sum(line.startswith(start) for line in lines) == 1, start
     runs = place.runs(view=ViewType.ALL)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.faults_tools import KILLED_TRIAL, Place, options, require_same, require_whole, stopping
-from helpers.servers import Server, free_port, tracking_server
+from helpers.faults_tools import KILLED_TRIAL, Place, require_same, require_whole, stopping
+from helpers.servers import Server, tracking_server
 from helpers.started import Started, wait_until
 
 from normstudy.config import TrainConfig
 
-pytest_plugins = ["helpers.faults_fixtures"]
+pytest_plugins = ["helpers.faults_tools"]
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 LONG = TrainConfig(norm="ln", epochs=25, train_size=640, device="cpu")
 
@@ -88,22 +88,3 @@ def test_what_a_server_that_stays_away_has_missed_is_sent_by_sync_once(
     assert place.run("sync").stdout == "0 runs are on the server with all that was here\n"
     require_same(place, KILLED_TRIAL, reference)
     assert not folder.exists()
-
-
-def test_a_trial_without_a_server_is_sent_whole_and_once(place: Place, reference: dict[str, bytes | str]) -> None:
-    with stopping(Place(folder=place.folder, store=f"http://127.0.0.1:{free_port()}")) as offline:
-        refused = offline.run("train", *options(KILLED_TRIAL))
-        assert (refused.status, len(refused.told)) == (1, 1)
-        trial = offline.train(KILLED_TRIAL, "--offline")
-        wait_until(lambda: trial.printed("epoch ", 3))
-        trial.kill()
-        done = offline.run("train", *options(KILLED_TRIAL), "--offline")
-        assert done.status == 0, done.stderr
-        assert done.epochs[0][1].endswith("resumed after it")
-        again = offline.run("train", *options(KILLED_TRIAL), "--offline")
-        assert again.status == 0
-        assert again.stdout.startswith("BN + L1, seed 0 has finished already: ")
-    assert not place.runs()
-    assert place.run("sync").stdout == "1 run is on the server with all that was here\n"
-    assert place.run("sync").stdout == "0 runs are on the server with all that was here\n"
-    require_same(place, KILLED_TRIAL, reference)

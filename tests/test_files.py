@@ -63,17 +63,6 @@ def test_a_place_that_is_no_folder_is_refused_by_name_and_one_that_can_be_made_i
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_digest_of_the_data_is_the_same_whatever_a_checkout_made_of_line_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sums = (files.SUMS / "mnist" / "SHA256SUMS").read_bytes()
-    (tmp_path / "mnist").mkdir()
-    (tmp_path / "mnist" / "SHA256SUMS").write_bytes(sums.replace(b"\n", b"\r\n"))
-    expected = files.data_digest.__wrapped__("mnist")
-    monkeypatch.setattr(files, "SUMS", tmp_path)
-    assert files.data_digest.__wrapped__("mnist") == expected
-
-
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [

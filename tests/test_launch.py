@@ -9,16 +9,16 @@ import mlflow
 import pytest
 import torch
 from helpers.project import SMALL
+from helpers.studied import all_runs
 
 from normstudy.config import TrainConfig
-from normstudy.data import load_images
 from normstudy.errors import Interrupted, NormstudyError, ResultWaits
 from normstudy.experiment import Experiment
 from normstudy.launch import Task, local, worker
 from normstudy.launch import study as launch
 from normstudy.launch.state import TrialState
 from normstudy.report.read import finished_trials, planned_in
-from normstudy.tracking import Tag, unpacked_tags
+from normstudy.tracking import Tag
 from normstudy.tracking.event_log import logs
 
 
@@ -108,21 +108,6 @@ def test_a_study_of_uncommitted_changes_says_so(
         assert capsys.readouterr().err.startswith(said)
 
 
-def test_study_in_lock_step_logs_each_seed_as_its_own_finished_run(store: str) -> None:
-    configs = tuple(TrainConfig(norm="bn", seed=seed, device="cpu", **SMALL) for seed in (0, 1))
-    parent_id = launch.study(Experiment(name="pair", question="?", configs=configs), stack=2)
-    records = finished_trials(list(configs), parent_id)
-    assert [record.config.seed for record in records] == [0, 1]
-    assert len({record.run_id for record in records}) == 2
-    for record in records:
-        run = mlflow.get_run(record.run_id)
-        assert unpacked_tags(run.data.tags)[Tag.STACK] == "2"
-        model = mlflow.pyfunc.load_model(f"runs:/{record.run_id}/digitnet-bn-seed{record.config.seed}")
-        answers = model.predict(load_images()[1].images[:500].numpy())
-        wrong = set((answers[:, 0] != load_images()[1].labels[:500].numpy()).nonzero()[0])
-        assert len(wrong ^ {index for index in record.misclassified["index"] if index < 500}) <= 1
-
-
 def test_a_study_that_may_diverge_finishes_and_knows_the_step(store: str) -> None:
     diverging = TrainConfig(norm="none", lr=1e9, device="cpu", **SMALL)
     planned = Experiment(
@@ -170,7 +155,7 @@ def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_c
 
     with pytest.raises(Interrupted, match="stopped by signal 2") as caught:
         launch.single(config, stop_signal=after_an_epoch)
-    [stopped] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    [stopped] = all_runs()
     run_id, experiment = stopped.info.run_id, stopped.info.experiment_id
     assert (caught.value.left, caught.value.exit_status) == (
         f"Stopped after epoch 1; the same command resumes run {run_id}",

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from normstudy.tracking.client import StoredRun
 from normstudy.tracking.event_log import logs
 from normstudy.tracking.run import Lease
 
-pytest_plugins = ["helpers.leases_fixtures"]
+pytest_plugins = ["helpers.leases"]
 pytestmark = pytest.mark.usefixtures("clock")
 STUDY, SECRET = "fedcba9876543210", "x/../../../home/precious"
 
@@ -127,16 +126,6 @@ def test_sync_leaves_a_trial_alone_that_has_finished_elsewhere_and_names_the_rec
     assert len(server.stored) == 1
 
 
-def test_reap_ends_what_this_machine_left_at_once_and_nothing_that_lives(
-    server: FakeServer, clock: SimpleNamespace
-) -> None:
-    train(leased(server), 1)
-    other = leased(server, trial=Trial(key="f" * 16, name="LN, seed 0"))
-    lines, problems = maintenance.reap()
-    assert (len(lines), problems, clock.now) == (1, 0, 0.0)
-    assert server.stored[run_of(other)].status == "RUNNING"
-
-
 def test_a_run_that_cannot_be_ended_is_named_with_how_to_drop_it_and_the_others_are_ended(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,14 +143,6 @@ def test_a_run_that_cannot_be_ended_is_named_with_how_to_drop_it_and_the_others_
     assert server.stored[second].status == "FAILED"
     said = only_line(capsys.readouterr().err)
     assert said == f"normstudy: run {first}: no such run; to drop it, delete that run"
-
-
-def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, on: Callable[[str], None]) -> None:
-    lease = train(leased(server))
-    server.stored[run_of(lease)].tags[Tag.NAME] = "a\x1b[2J\nb\u202e"
-    on("b")
-    [line], _ = maintenance.reap()
-    assert line.isprintable()
 
 
 @pytest.mark.parametrize("status", ["FINISHED", None])
@@ -217,3 +198,11 @@ def server_study(server: FakeServer, digit: str) -> str:
     """A study's run; the id of its record."""
     server.create("x", {Tag.RECORD: digit * 32, Tag.STUDY_KEY: digit * 16})
     return digit * 32
+
+
+def test_names_from_a_server_reach_no_terminal_as_they_are(server: FakeServer, on: Callable[[str], None]) -> None:
+    lease = train(leased(server))
+    server.stored[run_of(lease)].tags[Tag.NAME] = "a\x1b[2J\nb\u202e"
+    on("b")
+    [line], _ = maintenance.reap()
+    assert line.isprintable()

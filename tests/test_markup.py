@@ -99,11 +99,6 @@ def test_a_text_is_one_paragraph_that_shows_it(text: str) -> None:
     assert "".join(child.content for child in paragraph.children or ()) == f"It says {' '.join(one_line(text).split())}"
 
 
-def test_text_without_markup_is_left_as_it_is() -> None:
-    text = "BN + L1, l1_on weights: which, and by how much? 0.1 % (a, b); it's 5 > 4"
-    assert plain(text) == text
-
-
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "..", "a/b", ""])
 def test_a_study_chooses_no_folder_for_its_export(name: str, tmp_path: Path) -> None:
     experiment = Experiment(name=name, question="?", configs=(TrainConfig(),))

@@ -1,6 +1,5 @@
 """The calls of MLflow that its documentation doesn't promise, against its public ones, on a file and over HTTP."""
 
-import inspect
 import json
 import math
 import re
@@ -13,10 +12,6 @@ import numpy as np
 import pytest
 from helpers.project import using
 from helpers.servers import tracking_server
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-from mlflow.utils.rest_utils import http_request
 
 from normstudy.tracking import Tag, mlflow_private
 from normstudy.tracking.mlflow_private import bulk_history, first_bytes, image_names
@@ -80,14 +75,3 @@ def test_images_and_tables_have_mlflows_own_names_which_a_second_call_would_doub
     logged = sorted(form(file.path) for file in client.list_artifacts(run.run_id, "images"))
     assert logged == sorted(2 * [form(name) for name in image_names("test/misclassified", step=3, of="0123")])
     assert image_names("test/misclassified", step=3, of="0123") == image_names("test/misclassified", step=3, of="0123")
-
-
-def test_mlflow_has_the_names_that_are_called() -> None:
-    assert {"endpoint", "method", "extra_headers"} < set(inspect.signature(http_request).parameters)
-    assert isinstance(inspect.getattr_static(HttpArtifactRepository, "_host_creds"), property)
-    assert [*inspect.signature(ArtifactRepository._download_file).parameters] == [
-        "self",
-        "remote_file_path",
-        "local_path",
-    ]
-    assert hasattr(LocalArtifactRepository, "get_local_path")

@@ -115,16 +115,6 @@ def test_skip_adds_its_input_and_leaves_it_as_it_is() -> None:
     assert torch.equal(x, before)
 
 
-def test_a_network_with_skips_has_them_where_the_channels_stay_the_same() -> None:
-    def widths(network: str) -> list[int]:
-        found = [module for module in DigitNet("gn", network=network).modules() if isinstance(module, Skip)]
-        return [len(next(skip.parameters())) for skip in found]
-
-    assert widths("late") == [12, 16]
-    assert widths("skip") == [16, 16]
-    assert widths("plain") == []
-
-
 @pytest.mark.parametrize("name", NORMS)
 def test_same_seed_gives_every_norm_the_same_convolutions(name: str) -> None:
     torch.manual_seed(5)
@@ -186,9 +176,3 @@ def test_each_network_of_a_stack_computes_what_it_computes_alone_and_comes_back(
     for on in ("weights", "all"):
         expected = torch.stack([l1_norms(one, on=on)[0] for one in alone])
         torch.testing.assert_close(l1_norms(together, on=on, stack=3), expected)
-
-
-def test_one_network_is_its_own_stack() -> None:
-    network = DigitNet("gn")
-    assert stacked([network]) is network
-    assert unstacked(network) == [network]

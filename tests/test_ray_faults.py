@@ -19,7 +19,7 @@ from normstudy.launch.ray import RayExecutor
 from normstudy.tracking import Metric, Tag
 from normstudy.train import train
 
-pytest_plugins = ["helpers.faults_fixtures"]
+pytest_plugins = ["helpers.faults_tools"]
 pytestmark = pytest.mark.timeout(900)
 SERVER_USER = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": uuid.uuid4().hex}
 TRIALS = [TrainConfig(seed=seed, epochs=3, train_size=640, device="cpu") for seed in range(4)]

@@ -5,31 +5,24 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from helpers.project import only_line
-from mlflow.entities import Run
+from helpers.studied import all_runs
 
 from normstudy.config import TrainConfig
-from normstudy.errors import Diverged, Interrupted, NormstudyError
+from normstudy.errors import Interrupted
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Registry, Trial
+from normstudy.launch.registry import Registry
 from normstudy.launch.state import Outcome, TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.read import finished_trials
 from normstudy.tracking import Metric, Tag
 from normstudy.tracking.event_log import logs
-from normstudy.tracking.run import Lease
-from normstudy.tracking.store import connect
 
 SMALL = {"epochs": 2, "train_size": 128}
 CONFIG = TrainConfig(norm="bn", device="cpu", **SMALL)
 PAIR = Experiment(name="pair", question="?", configs=(CONFIG, CONFIG.model_copy(update={"seed": 1})))
 pytestmark = pytest.mark.usefixtures("small_test_set")
-
-
-def all_runs() -> list[Run]:
-    return list(mlflow.search_runs(search_all_experiments=True, output_format="list"))
 
 
 def snapshot(run_id: str) -> dict[str, object]:
@@ -82,18 +75,6 @@ def test_study_without_a_server_is_the_same_study_once_it_is_synced(store: str) 
     assert {state for _, state, _ in dry_run(PAIR)} == {TrialState.FINISHED}
 
 
-def test_a_damaged_record_is_named_by_a_dry_run_and_hides_no_other_trial(
-    store: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for config in PAIR.configs:
-        single(config, offline=True)
-    [damaged] = logs(PAIR.configs[1].trial_key)
-    damaged.path.write_bytes(damaged.path.read_bytes().replace(b"FINISHED", b"FINISHEX"))
-    capsys.readouterr()
-    assert [state for _, state, _ in dry_run(PAIR)] == [TrialState.UNSENT, TrialState.NEW]
-    assert str(damaged.folder) in only_line(capsys.readouterr().err)
-
-
 def test_finished_trial_is_left_alone_and_forced_one_is_a_new_run(
     store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,18 +84,6 @@ def test_finished_trial_is_left_alone_and_forced_one_is_a_new_run(
     assert len(all_runs()) == 1
     single(CONFIG, force=True)
     assert [run.info.status for run in all_runs()] == ["FINISHED"] * 2
-
-
-def test_diverged_trial_is_not_tried_again_unless_forced(store: str) -> None:
-    config = TrainConfig(norm="none", lr=1e9, device="cpu", **SMALL)
-    with pytest.raises(Diverged):
-        single(config)
-    with pytest.raises(
-        NormstudyError, match=r"NONE, seed 0: diverged \(run [0-9a-f]{32}: Diverged: .*not finite at step"
-    ):
-        single(config)
-    assert len(all_runs()) == 1
-    assert not logs()
 
 
 def test_a_trial_that_cannot_begin_to_train_leaves_no_run_open(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +126,3 @@ def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
     expected = snapshot(fresh[0].info.run_id)
     for metric in (Metric.TRAIN_LOSS, Metric.TEST_LOSS, Metric.TEST_ACCURACY):
         assert resumed["points"][metric] == expected["points"][metric], metric  # type: ignore[index]
-
-
-def test_of_a_job_the_trials_that_another_process_has_are_left_to_it(store: str) -> None:
-    connect()
-    first, second = (Trial(key=config.trial_key, name="?", seeds=(config.seed,)) for config in PAIR.configs)
-    lease = open_registry(offline=False).begin(second)
-    assert isinstance(lease, Lease)
-    refused = leases(open_registry(offline=False), stop_after=None)
-    assert [state for state, _ in refused.values()] == [TrialState.RUNNING]
-    lease.lock.release()
-    statuses = {run.data.tags[Tag.TRIAL_KEY]: run.info.status for run in all_runs()}
-    assert statuses == {first.key: "FINISHED", second.key: "RUNNING"}

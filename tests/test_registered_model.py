@@ -7,6 +7,7 @@ import mlflow
 import pytest
 import torch
 from helpers.fake_server import FakeServer
+from helpers.leases import BEGIN, KEY
 from mlflow.entities import LoggedModelOutput
 from safetensors.torch import save_file
 
@@ -15,11 +16,12 @@ from normstudy.data import load_images
 from normstudy.model import DigitNet
 from normstudy.tracking import Tag, TrainedModel
 from normstudy.tracking.client import Server
-from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.event_log import Event, EventLog
 from normstudy.tracking.logged_model import Classifier, log_model
 from normstudy.tracking.run import is_of_main_comparison
 from normstudy.tracking.upload import Upload
 
+pytest_plugins = ["helpers.leases"]
 NAME = "digitnet-gn"
 
 
@@ -93,16 +95,14 @@ def test_a_store_without_a_registry_is_said_once_and_fails_no_run(
 
 @pytest.mark.parametrize(("status", "registered"), [("FINISHED", [NAME]), ("KILLED", [])])
 def test_only_a_run_that_finished_registers_its_model(
-    status: str, registered: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    status: str, registered: list[str], state: Path, server: FakeServer
 ) -> None:
-    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path_factory.mktemp("state")))
-    log = EventLog.create("0123456789abcdef", Begin(name="GN", key_tag=Tag.TRIAL_KEY, experiment="x", store=None))
+    log = EventLog.create(KEY, BEGIN)
     (log.files / "result").mkdir()
     (log.files / "result" / "weights").touch()
     trained = TrainedModel(norm="gn", network="plain", groups=4, weights="weights", step=1, registered=NAME)
     log.add_files("result", model=trained)
     log.append(Event.model_validate({"status": status}))
-    server = FakeServer()
     Upload(log, server).push()
     assert [name for _, name in server.registered] == registered
 

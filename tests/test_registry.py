@@ -17,7 +17,7 @@ from normstudy.tracking import Tag
 from normstudy.tracking.event_log import Event, TrialLock, logs
 from normstudy.tracking.run import Lease
 
-pytest_plugins = ["helpers.leases_fixtures"]
+pytest_plugins = ["helpers.leases"]
 pytestmark = pytest.mark.usefixtures("clock")
 SECRET = "x/../../../home/precious"
 
@@ -31,24 +31,6 @@ def test_a_trial_is_new_then_runs_then_is_finished(server: FakeServer) -> None:
     train(lease, 1, status="FINISHED")
     assert begin(server) == asked.states([KEY])[KEY] == (TrialState.FINISHED, f"run {run_of(lease)}")
     assert not logs()
-
-
-def test_a_killed_process_goes_on_in_its_run_on_its_machine(server: FakeServer) -> None:
-    first = train(leased(server), 1)
-    assert Registry(server=server, experiment="x").states([KEY])[KEY][0] == TrialState.UNFINISHED
-    again = leased(server)
-    assert run_of(again) == run_of(first)
-    assert again.log.epochs == {1}
-    assert len(server.stored) == 1
-
-
-def test_a_process_that_dies_before_its_run_is_made_leaves_a_record_that_is_used(server: FakeServer) -> None:
-    server.before = lambda request: (_ for _ in ()).throw(KeyboardInterrupt) if request == "create" else None
-    with pytest.raises(KeyboardInterrupt):
-        begin(server)
-    server.before = lambda _: None
-    [log] = logs(KEY)
-    assert leased(server).log.id == log.id
 
 
 def test_a_trial_that_diverged_is_trained_again_only_by_force(server: FakeServer) -> None:
@@ -157,13 +139,6 @@ def test_a_record_that_is_whole_is_sent_and_its_trial_not_trained_again(server: 
     assert not logs()
 
 
-def test_what_was_begun_without_a_server_goes_on_with_one(server: FakeServer) -> None:
-    offline = train(leased(None), 1)
-    online = leased(server)
-    assert online.log.id == offline.log.id
-    assert online.log.epochs == {1}
-
-
 def test_a_damaged_record_is_named_and_the_trial_begins_anew(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,13 +177,6 @@ def test_a_server_that_restarts_is_waited_for_and_no_second_run_is_made(
     server.before = away
 
 
-def test_a_server_that_stays_away_is_an_error(server: FakeServer) -> None:
-    server.before = away
-    with pytest.raises(ServerAway):
-        begin(server)
-    assert not TrialLock(KEY).is_held()
-
-
 def test_the_run_that_mlflow_made_for_this_process_is_used_or_says_which_is(server: FakeServer) -> None:
     waiting = [server.create("x", {}) for _ in range(2)]
     registry_of_the_first = Registry(server=server, experiment="x", waiting=waiting[0])
@@ -218,16 +186,6 @@ def test_the_run_that_mlflow_made_for_this_process_is_used_or_says_which_is(serv
     train(lease, 1, status="FINISHED")
     Registry(server=server, experiment="x", waiting=waiting[1]).begin(TRIAL)
     assert server.stored[waiting[1]].tags[Tag.NOTE] == f"Nothing was logged here: GN, seed 0 is run `{waiting[0]}`."
-
-
-@pytest.mark.parametrize("with_server", [True, False])
-def test_a_run_whose_process_is_gone_is_ended_by_its_study(server: FakeServer, with_server: bool) -> None:
-    used = server if with_server else None
-    asked = Registry(server=used, experiment="x")
-    train(leased(used), 1)
-    state, what = asked.finalize(KEY, "launcher")
-    assert state == TrialState.UNFINISHED
-    assert what.endswith(registry.GONE)
 
 
 @pytest.mark.parametrize("with_server", [True, False])

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,16 +13,15 @@ import pytest
 from helpers.fake_runs import log_fake_runs
 from helpers.project import using
 from helpers.servers import tracking_server
-from helpers.studied import EXPERIMENT, study_run
+from helpers.studied import EXPERIMENT, all_runs, study_run
 from helpers.tables import made
 from PIL import Image
 
-from normstudy.config import L1, TrainConfig
-from normstudy.errors import ConfigError, ReportError, StorageError
+from normstudy.config import TrainConfig
+from normstudy.errors import ReportError, StorageError
 from normstudy.experiment import About, Experiment
 from normstudy.launch.study import single
 from normstudy.report import END, START, report, report_from
-from normstudy.report.collect import tables_of
 from normstudy.report.pages import answer_block, readme_block
 from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
@@ -38,7 +36,7 @@ def write_report(tmp_path: Path, configs: list[TrainConfig], parent_id: str | No
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     planned = Experiment(name="main", question="Which?", configs=tuple(configs))
-    report(planned, parent_id=parent_id, out=Path("report"), readme=readme)
+    report(planned, parent_id=parent_id, out=Path("report"), readme=readme, export=tmp_path / "kept", allow_dirty=True)
     return tmp_path / "report", readme.read_text()
 
 
@@ -56,7 +54,7 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
     assert readme.endswith(f"{END}\nafter\n")
     assert "old" not in readme
     rows = dict(re.findall(r"^\| ((?:GN|LN|BN)[^|]*?) \|(.*)\|$", readme, re.MULTILINE))
-    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    runs = all_runs()
     assert list(rows) == VARIANTS
     for variant, row in rows.items():
         [run] = [run for run in runs if run.data.tags.get(Tag.VARIANT) == variant]
@@ -73,56 +71,15 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
     for row in loaded.provenance.itertuples():
         [tags] = [unpacked_tags(run.data.tags) for run in runs if run.info.run_id == row.run_id]
         assert (row.git_commit, row.processor) == (tags[Tag.GIT_COMMIT], tags[Tag.PROCESSOR])
-
-
-def test_tables_hold_the_history_to_the_digit(studied_store: str, tmp_path: Path) -> None:
-    tables = tables_of(ErrorTables, "main", finished_trials(CONFIGS, None))
-    tables.save(tmp_path)
-    found = ErrorTables.load(tmp_path).frames()
-    assert found.keys() == tables.frames().keys()
-    for name, table in found.items():
-        pd.testing.assert_frame_equal(table, getattr(tables, name), check_dtype=False, check_exact=True)
-    client = mlflow.MlflowClient()
-    for (run_id,), rows in tables.epochs.groupby(["run_id"]):
-        history = client.get_metric_history(run_id, Metric.TEST_LOSS)
-        assert rows[Metric.TEST_LOSS].tolist() == [point.value for point in history]
-
-
-def contents_of(folder: Path) -> dict[str, bytes]:
-    """All files of a report."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".html"}
-
-
-def test_a_report_from_an_export_is_the_report_of_the_runs_byte_for_byte(store: str, tmp_path: Path) -> None:
-    variants = [TrainConfig(norm="gn", epochs=2), TrainConfig(norm="bn", l1=L1, epochs=2)]
-    log_fake_runs(variants, seeds=3)
-    configs = tuple(config.model_copy(update={"seed": seed}) for seed in range(3) for config in variants)
-    planned = Experiment(name="main", question="Which?\nBet: none.\nCommand: run it", configs=configs)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{START}\n{END}\n")
-    report(planned, parent_id=None, out=tmp_path / "live" / "main", export=tmp_path / "kept")
-    report_from(tmp_path / "kept", out=tmp_path / "again", readme=readme)
-    live, again = (contents_of(tmp_path / name / "main") for name in ("live", "again"))
+    report_from(tmp_path / "kept", out=tmp_path / "again")
+    live, kept, again = (
+        {path.name: path.read_bytes() for path in where.iterdir()}
+        for where in (folder, tmp_path / "kept" / "main", tmp_path / "again" / "main")
+    )
     assert {Path(name).suffix for name in live} == {".csv", ".json", ".md", ".png", ".svg"}
     assert [name for name in live if live[name] != again.get(name)] == []
     assert live.keys() == again.keys()
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "kept" / "main").iterdir()}
     assert kept == {name: live[name] for name in kept}
-    assert {"means.png", "differences.png", "errors_overlap.png", "errors_common.png"} <= live.keys()
-    pictures = re.findall(r"\]\((\S*?\.png)\)", readme.read_text())
-    assert len(pictures) == 4  # both graphs, a grid for each variant
-    assert all(Path(picture).is_file() for picture in pictures)
-
-
-@pytest.mark.parametrize("files", [[], ["results.csv"], ["results.csv", "epochs.csv"]])
-def test_a_folder_that_is_no_whole_export_is_refused_and_nothing_is_written(tmp_path: Path, files: list[str]) -> None:
-    (tmp_path / "kept" / "main").mkdir(parents=True)
-    for name in files:
-        (tmp_path / "kept" / "main" / name).write_text("group\n")
-    missing = r"(epochs|misclassified)\.csv is missing" if files else r"\(no \*/results\.csv\)"
-    with pytest.raises(ReportError, match=f"holds no (whole )?export of an experiment.*{missing}"):
-        report_from(tmp_path / "kept", out=tmp_path / "report")
-    assert not (tmp_path / "report").exists()
 
 
 def test_runs_of_a_changed_tree_are_not_exported_unless_asked_for(store: str, tmp_path: Path) -> None:
@@ -162,20 +119,6 @@ def test_a_full_disk_leaves_readme_and_tables_as_they_were(tmp_path: Path, monke
     with pytest.raises(StorageError, match=r"^can't write .*results\.csv$"):
         report_from(tmp_path / "kept", out=out, readme=readme)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("option", ["out", "export"])
-def test_a_report_to_a_file_is_refused_before_the_server_is_asked(
-    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("normstudy.report.finished_trials", None)  # not to be called
-    (tmp_path / "file").write_text("mine")
-    places: dict[str, Any] = {"out": tmp_path / "report", option: tmp_path / "file"}
-    with pytest.raises(
-        ConfigError, match=rf"^{option}={tmp_path}/file: {tmp_path}/file is no folder; expected a folder"
-    ):
-        report(EXPERIMENT, parent_id=None, **places)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_readme_needs_an_experiment_of_errors(tmp_path: Path) -> None:
@@ -219,7 +162,7 @@ def test_writer_and_report_work_the_same_through_a_real_http_server(
     with using(server, tmp_path, monkeypatch):
         single(config)
         folder, readme = write_report(tmp_path, [config], parent_id=None)
-        [run] = mlflow.search_runs(search_all_experiments=True, output_format="list")
+        [run] = all_runs()
         assert f"{100 * run.data.metrics[Metric.TEST_ACCURACY]:.2f} %" in readme
         model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/digitnet-ln-seed0")
         assert model.predict(np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 11)

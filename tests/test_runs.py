@@ -15,10 +15,11 @@ from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.experiment import Experiment
 from normstudy.launch.measure import log
+from normstudy.report import read as reading
 from normstudy.report import report
 from normstudy.report.collect import of_runs, tables_of
 from normstudy.report.read import finished_trials, planned_in, without_measure
-from normstudy.report.tables import Tables
+from normstudy.report.tables import ErrorTables, Tables
 from normstudy.report.validation import COLUMNS
 from normstudy.tracking import Artifact, Measure, Metric, Tag
 
@@ -140,20 +141,6 @@ def test_run_that_failed_is_refused_unless_it_diverged_where_one_may_and_has_its
         finished_trials([config], None, may_diverge=True)
 
 
-def test_runs_that_have_a_measures_table_and_those_that_diverged_are_not_measured(store: str) -> None:
-    config, diverging = TrainConfig(epochs=1), TrainConfig(norm="none", lr=3.0, epochs=1)
-    log_fake_runs([config], seeds=3)
-    diverged_run(diverging, step=1, epochs=0)
-    configs = [*(config.model_copy(update={"seed": seed}) for seed in range(3)), diverging]
-    left = without_measure(configs, Measure.WEIGHTS, may_diverge=True)
-    assert [trial.seed for trial, _ in left] == [0, 1, 2]
-    log(left[1][1], {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.25]})})
-    assert without_measure(configs, Measure.WEIGHTS, may_diverge=True) == [left[0], left[2]]
-    assert without_measure(configs, Measure.SHIFT, may_diverge=True) == left
-    with pytest.raises(ReportError, match=r"^3 of 4 trials finished .*: NONE is FAILED"):
-        without_measure(configs, Measure.WEIGHTS, may_diverge=False)
-
-
 def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store: str) -> None:
     config = TrainConfig(epochs=2)
     log_fake_runs([config], seeds=2)
@@ -168,3 +155,18 @@ def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store
         [record.measures[Measure.WEIGHTS] for record in records], tables_of(Tables, "edge", records).results
     )
     assert weights[["run_id", "seed", "zero_share"]].to_numpy().tolist() == [[first, 0, 0.25], [second, 1, 0.5]]
+
+
+def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
+    log_fake_runs(variants, seeds=3)
+    configs = [config.model_copy(update={"seed": seed}) for seed in (2, 1, 0) for config in variants]
+    whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
+    monkeypatch.setattr(reading, "BULK_RUNS", 2)
+    monkeypatch.setattr(reading, "RUNS_A_PAGE", 4)
+    in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
+    monkeypatch.setattr(reading, "bulk_history", lambda run_ids, metric: [])
+    one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
+    for name, table in whole.frames().items():
+        pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)
+        pd.testing.assert_frame_equal(table, getattr(one_by_one, name), check_exact=True)

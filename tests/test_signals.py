@@ -64,20 +64,6 @@ def test_another_signal_within_seconds_is_the_same_stop(forwarded: signal.Signal
         signal.raise_signal(forwarded)
 
 
-def test_a_process_is_ended_at_once_though_its_terminal_is_closed(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def closed(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "write", closed)
-    StopSignal()
-    signal.raise_signal(signal.SIGHUP)
-    clock.now += 10
-    with pytest.raises(EndedAtOnce, match=r"^129$"):
-        signal.raise_signal(signal.SIGHUP)
-
-
 def test_in_the_process_of_a_trial_only_the_first_signal_counts(clock: Clock) -> None:
     stop_signal = StopSignal(gone=lambda: False)
     assert stop_signal() is None

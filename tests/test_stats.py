@@ -15,7 +15,6 @@ from normstudy.stats import (
     Comparison,
     Verdict,
     accuracy_interval,
-    binomial_deviation,
     compare_pairs,
     decide,
     difference_p_value,
@@ -45,16 +44,7 @@ def test_paired_test_is_the_exact_binomial_of_the_images_that_one_alone_gets_wro
     shared = set(range(100, 150))
     assert paired_p_value(shared | {1, 2, 3, 4, 5, 6}, shared) == pytest.approx(2 / 2**6)
     assert paired_p_value(shared | {1, 2, 3}, shared | {4, 5, 6}) == pytest.approx(1.0)
-
-
-def test_same_errors_give_no_evidence() -> None:
-    assert paired_p_value({1, 2}, {1, 2}) == 1.0
-    assert paired_p_value(set(), set()) == 1.0
-
-
-def test_binomial_deviation_is_that_of_a_count_of_errors() -> None:
-    assert binomial_deviation(0.99, 10_000) == pytest.approx(math.sqrt(10_000 * 0.99 * 0.01) / 10_000)
-    assert binomial_deviation(1.0, 10_000) == 0
+    assert paired_p_value(shared, shared) == 1.0
 
 
 def one_pair(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, **options: Any) -> Comparison:
@@ -140,14 +130,6 @@ def test_sure_difference_of_more_than_the_margin_makes_one_better() -> None:
     assert one_pair(0.3 + noise, np.zeros(10), higher_is_better=False).winner == "b"
 
 
-def test_swapping_the_two_mirrors_the_comparison() -> None:
-    a, b = np.random.default_rng(0).normal(size=(2, 12)) * 0.2 + [[0.3], [0.0]]
-    one, other = one_pair(a, b), one_pair(b, a)
-    assert (other.difference, other.low, other.high) == pytest.approx((-one.difference, -one.high, -one.low))
-    assert (other.p, other.tost_p) == pytest.approx((one.p, one.tost_p))
-    assert (one.winner, other.winner) == ("a", "b")
-
-
 def test_paired_test_and_equivalence_are_those_of_scipy_and_statsmodels() -> None:
     a, b = np.random.default_rng(3).normal(0.99, 0.001, size=(2, 8))
     [pair] = compare_pairs(pd.DataFrame({"a": a, "b": b}), [("a", "b")])
@@ -196,11 +178,6 @@ def test_two_seeds_decide_nothing() -> None:
     assert one_pair([5.0, 5.1], [0.0, 0.0]).verdict is Verdict.INCONCLUSIVE
     one = one_pair([5.0], [0.0])
     assert (one.verdict, one.p) == (Verdict.INCONCLUSIVE, 1.0)
-
-
-def test_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown variant 'c'; choose from \['a', 'b'\]"):
-        compare_pairs(accuracies(a=[1, 2, 3], b=[1, 2, 3]), [("a", "c")])
 
 
 def test_seeds_that_would_decide_are_enough_and_one_less_is_not() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from helpers.project import PROJECT, using
+from helpers.studied import all_runs
 
 from normstudy.comparison import compare
 from normstudy.config import TrainConfig
@@ -16,7 +17,6 @@ from normstudy.experiment import Experiment
 from normstudy.launch.study import open_registry, single, study
 from normstudy.report.read import planned_in
 from normstudy.tracking import Tag
-from normstudy.tracking.client import Server
 from normstudy.tracking.mlflow_private import is_refusal
 from normstudy.tracking.store import connect, has_store, sqlite_file, where
 
@@ -129,10 +129,6 @@ def test_a_database_that_may_only_be_read_refuses_and_is_not_away(
             single(CONFIG)
 
 
-def runs() -> list[mlflow.entities.Run]:
-    return list(mlflow.search_runs(search_all_experiments=True, output_format="list"))
-
-
 @pytest.mark.parametrize("location", ["mlflow-artifacts:/1", "{}/file/below", "http://127.0.0.1:9/x"])
 def test_where_artifacts_cannot_be_stored_nothing_is_trained_and_no_run_is_made(
     store: str, tmp_path: Path, location: str
@@ -144,13 +140,7 @@ def test_where_artifacts_cannot_be_stored_nothing_is_trained_and_no_run_is_made(
             command()
         assert str(error.value).isprintable()
         assert error.value.exit_status == 1
-    assert runs() == []
-
-
-def test_what_was_written_to_see_whether_artifacts_can_be_is_removed(store: str, tmp_path: Path) -> None:
-    mlflow.MlflowClient().create_experiment("x", str(tmp_path / "artifacts"))
-    Server().require_artifacts("x")
-    assert list((tmp_path / "artifacts").iterdir()) == []
+    assert all_runs() == []
 
 
 @pytest.mark.parametrize("state", ["FINISHED", "FAILED", "deleted", "another trial's", "missing"])
@@ -170,7 +160,7 @@ def test_a_run_of_other_work_is_not_taken_for_the_one_that_mlflow_run_has_made(
     with pytest.raises(ConfigError, match=rf"^MLFLOW_RUN_ID={run_id}: "):
         single(CONFIG)
     assert before is None or client.get_run(run_id).to_dictionary() == before
-    assert len(runs()) == (state not in ("missing", "deleted"))
+    assert len(all_runs()) == (state not in ("missing", "deleted"))
 
 
 def test_an_experiment_that_is_not_there_or_was_deleted_is_refused(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import mlflow
 import pandas as pd
 import pytest
 from helpers.fake_runs import log_fake_runs
-from helpers.studied import study_run
 
 from normstudy.cli import ui_command
 from normstudy.config import TrainConfig
@@ -20,17 +19,6 @@ VARIANTS = [TrainConfig(norm=norm, epochs=2) for norm in ("gn", "ln")]
 def study_of(seeds: int, name: str = "second") -> Experiment:
     configs = tuple(config.model_copy(update={"seed": seed}) for config in VARIANTS for seed in range(seeds))
     return Experiment(name=name, question="Which is better?", configs=configs)
-
-
-def test_a_study_that_trains_lists_its_variants_with_mean_n_and_interval(studied_store: str) -> None:
-    parent = mlflow.get_run(study_run())
-    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    accuracy = {run.data.tags.get(Tag.VARIANT): run.data.metrics.get(Metric.TEST_ACCURACY) for run in runs}
-    for variant, name in (("GN", "GN"), ("LN", "LN"), ("BN + L1", "BN L1")):
-        found = {what: parent.data.metrics[f"variants/{name} {what}"] for what in ("mean", "low", "high", "n")}
-        assert (found["mean"], found["n"]) == (accuracy[variant], 1)
-        assert found["low"] < found["mean"] < found["high"]
-    assert "Trained before" not in parent.data.tags[Tag.NOTE]
 
 
 def test_trials_that_were_there_are_listed_in_the_study_that_uses_them(store: str) -> None:
@@ -66,21 +54,6 @@ def test_experiment_names_its_studies_with_their_answers_and_keeps_what_somebody
     assert client.get_experiment(experiment.experiment_id).tags[Tag.NOTE] == "mine"
 
 
-def test_a_description_is_never_longer_than_mlflow_takes() -> None:
-    studies: dict[str, dict[str, str]] = {
-        f"{place:032x}": {Tag.STUDY: f"study {place}", Tag.NOTE: "?" * 100} for place in range(100)
-    }
-    assert MOST - 300 < len(description("1", studies)) <= MOST
-
-
-def test_a_study_ends_with_the_link_to_its_charts(store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    log_fake_runs(VARIANTS, seeds=1)
-    launch.study(study_of(1))
-    experiment = mlflow.get_experiment_by_name("normstudy")
-    assert experiment
-    assert f"http://127.0.0.1:5000/{charts(experiment.experiment_id)}" in capsys.readouterr().out
-
-
 def test_ui_prints_the_link_and_starts_mlflows_own_on_the_store(
     store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,3 +69,10 @@ def test_ui_prints_the_link_and_starts_mlflows_own_on_the_store(
 def test_the_link_leads_to_the_server_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://user:secret@mlflow.example.org/")
     assert link("7").startswith("https://mlflow.example.org/#/experiments/7/runs?workflowType=machine_learning&")
+
+
+def test_a_description_is_never_longer_than_mlflow_takes() -> None:
+    studies: dict[str, dict[str, str]] = {
+        f"{place:032x}": {Tag.STUDY: f"study {place}", Tag.NOTE: "?" * 100} for place in range(100)
+    }
+    assert MOST - 300 < len(description("1", studies)) <= MOST

@@ -34,6 +34,11 @@ def refusal(tmp_path: Path, file: str, change: Change | bytes | None) -> str:
     return str(caught.value).removeprefix(f"{kept}/")
 
 
+def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"holds no export of an experiment.*\(no \*/results\.csv\)"):
+        report_from(tmp_path, out=tmp_path / "report")
+
+
 def cell(column: str, value: str) -> Change:
     """The table with this value in its fourth row."""
     return lambda table: table.assign(**{column: table[column].where(table.index != 3, value)})

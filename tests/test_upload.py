@@ -8,28 +8,17 @@ import mlflow
 import pytest
 import requests
 from helpers.fake_server import FakeServer
+from helpers.leases import BEGIN, KEY, finish
 
-from normstudy.errors import RunDeleted, ServerAway, StorageError, Superseded
+from normstudy.errors import RunDeleted, StorageError, Superseded
 from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag
-from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.event_log import Event, EventLog
 from normstudy.tracking.mlflow_private import is_refusal
 from normstudy.tracking.upload import Upload
 
-KEY = "0123456789abcdef"
-BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
-READS = {"runs", "get", "content", "experiment"}
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "state"))
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def server() -> FakeServer:
-    return FakeServer()
+pytest_plugins = ["helpers.leases"]
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture
@@ -42,13 +31,6 @@ def log() -> EventLog:
 def train(log: EventLog, *epochs: int) -> None:
     for step in epochs:
         log.append(Event(step=step, metrics={"loss": 1 / step, "accuracy": step / 10}))
-
-
-def finish(log: EventLog) -> None:
-    (log.files / "result" / "misclassified").mkdir(parents=True, exist_ok=True)
-    (log.files / "result" / "misclassified" / "table.json").write_text("{}")
-    log.add_files("result", tags={"note": "finished"})
-    log.append(Event(status="FINISHED"))
 
 
 def epochs(server: FakeServer, run_id: str) -> list[int]:
@@ -71,17 +53,6 @@ def test_a_run_gets_all_that_its_log_has_and_is_then_finished(server: FakeServer
     )
     assert run.files == {"misclassified/table.json": b"{}"}
     assert upload.done
-
-
-def test_replaying_the_whole_log_changes_nothing(server: FakeServer, log: EventLog) -> None:
-    train(log, 1, 2)
-    finish(log)
-    Upload(log, server).push()
-    before = server.backup()
-    server.requests.clear()
-    Upload(log, server).push()
-    assert {run_id: vars(run) for run_id, run in server.stored.items()} == {i: vars(run) for i, run in before.items()}
-    assert set(server.requests) - READS == {"set_status"}
 
 
 def test_a_copy_that_is_sent_again_when_it_has_grown_loses_no_epoch(
@@ -114,19 +85,6 @@ def test_a_server_restored_from_a_backup_gets_what_it_has_lost_before_the_run_en
     [run_id] = server.stored
     assert epochs(server, run_id) == [1, 2, 3]
     assert server.stored[run_id].status == "FINISHED"
-
-
-def test_a_run_that_the_server_has_lost_is_made_anew_with_all_of_it(server: FakeServer, log: EventLog) -> None:
-    upload = Upload(log, server)
-    train(log, 1)
-    upload.push()
-    server.stored = {}
-    train(log, 2)
-    with pytest.raises(ServerAway, match="it has lost run"):
-        upload.push()
-    upload.push()
-    [run_id] = server.stored
-    assert epochs(server, run_id) == [1, 2]
 
 
 def test_a_deleted_run_stays_deleted(server: FakeServer, log: EventLog) -> None:
@@ -219,16 +177,6 @@ def test_why_an_earlier_process_ended_is_no_more_said_of_a_run_that_goes_on(serv
     log.append(Event(status="RUNNING"))
     Upload(log, server).push()
     assert run.status == "RUNNING"
-    assert Tag.FAILURE not in run.tags
-
-
-def test_why_a_store_refused_a_run_is_no_more_said_once_it_is_finished(server: FakeServer, log: EventLog) -> None:
-    Upload(log, server).push()
-    [run] = server.stored.values()
-    run.status, run.tags = "FAILED", {**run.tags, Tag.FAILURE: "not all of it could be stored"}
-    log.append(Event(status="FINISHED"))
-    Upload(log, server).push()
-    assert run.status == "FINISHED"
     assert Tag.FAILURE not in run.tags
 
 

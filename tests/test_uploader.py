@@ -7,35 +7,24 @@ from pathlib import Path
 
 import pytest
 from helpers.fake_server import FakeServer, away
+from helpers.leases import BEGIN, KEY, finish
 
 from normstudy.errors import Refused, ResultWaits
 from normstudy.launch.registry import deliver
 from normstudy.tracking import Tag, uploader
-from normstudy.tracking.event_log import Begin, Event, EventLog
+from normstudy.tracking.event_log import Event, EventLog
 from normstudy.tracking.upload import Upload
 from normstudy.tracking.uploader import Uploader
 
-BEGIN = Begin(name="GN, seed 0", key_tag=Tag.TRIAL_KEY, experiment="x", store=None)
+pytest_plugins = ["helpers.leases"]
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def server() -> FakeServer:
-    return FakeServer()
-
-
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
-    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path / "state"))
-    log = EventLog.create("0123456789abcdef", BEGIN)
+def log(state: Path) -> EventLog:
+    log = EventLog.create(KEY, BEGIN)
     log.append(Event(status="RUNNING"))
     return log
-
-
-def finish(log: EventLog) -> None:
-    (log.files / "result").mkdir()
-    (log.files / "result" / "table.json").write_text("{}")
-    log.add_files("result")
-    log.append(Event(status="FINISHED"))
 
 
 def finish_beside(log: EventLog, server: FakeServer) -> None:
@@ -59,7 +48,6 @@ def until(happened: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_outage_is_said_once_and_so_is_its_end(
     server: FakeServer, log: EventLog, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +63,6 @@ def test_an_outage_is_said_once_and_so_is_its_end(
     assert not log.folder.exists()
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_result_that_a_server_has_not_got_is_an_error_of_its_own(server: FakeServer, log: EventLog) -> None:
     server.before = away
     with pytest.raises(ResultWaits, match=r"GN, seed 0 waits in .*: `python -m normstudy sync` sends it") as error:
@@ -84,7 +71,6 @@ def test_a_result_that_a_server_has_not_got_is_an_error_of_its_own(server: FakeS
     assert log.has_result
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_run_whose_files_are_refused_fails_and_one_beside_it_goes_on(server: FakeServer, log: EventLog) -> None:
     other = EventLog.create("f" * 16, BEGIN.model_copy(update={"name": "LN, seed 0"}))
     other.append(Event(status="RUNNING"))
@@ -107,10 +93,9 @@ def test_a_run_whose_files_are_refused_fails_and_one_beside_it_goes_on(server: F
     assert statuses == {"GN, seed 0": "FAILED", "LN, seed 0": "FINISHED"}
     server.before = lambda _: None
     assert deliver(log, server, "KILLED", "?").done  # once there is room
-    assert {run.status for run in server.stored.values()} == {"FINISHED"}
+    assert {(run.status, Tag.FAILURE in run.tags) for run in server.stored.values()} == {("FINISHED", False)}
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_heartbeat_goes_on_while_a_long_upload_keeps_the_other_thread(server: FakeServer, log: EventLog) -> None:
     finish(log)
     released = threading.Event()
@@ -128,7 +113,6 @@ def test_the_heartbeat_goes_on_while_a_long_upload_keeps_the_other_thread(server
         released.set()
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_end_of_a_run_whose_disk_is_full_reaches_the_server_all_the_same(server: FakeServer, log: EventLog) -> None:
     with Uploader() as working:
         working.uploads.append(upload := Upload(log, server))

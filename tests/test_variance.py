@@ -9,7 +9,7 @@ from statsmodels.stats.anova import anova_lm
 
 from normstudy.config import TrainConfig
 from normstudy.report.tables import ErrorTables
-from normstudy.report.variance import correct, crossed, disagreement, seed_correlation
+from normstudy.report.variance import crossed, disagreement
 
 
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
@@ -71,13 +71,3 @@ def test_networks_of_two_norms_disagree_more_where_each_norm_has_errors_of_its_o
     assert p < 0.05
     _, _, p = disagreement(two_norms(shared=20, own=0), ["GN", "LN"])
     assert p > 0.05
-
-
-def test_correct_images_and_correlation_come_from_the_tables() -> None:
-    tables = two_norms(shared=20, own=10)
-    right = correct(tables, "GN")
-    rows = tables.results[tables.results["group"] == "GN"].sort_values("seed")
-    assert right.mean(1) == pytest.approx(rows["test_accuracy"].to_numpy())
-    assert not right[:, :20].any()
-    a, b = (tables.results.query("group == @name").sort_values("seed")["test_accuracy"] for name in ("GN", "LN"))
-    assert seed_correlation(tables, "GN", "LN") == pytest.approx(np.corrcoef(a, b)[0, 1])

@@ -40,10 +40,6 @@ class FakeServer(Server):
     def backup(self) -> dict[str, FakeRun]:
         return copy.deepcopy(self.stored)
 
-    @staticmethod
-    def backup_of(stored: dict[str, FakeRun]) -> dict[str, FakeRun]:
-        return copy.deepcopy(stored)
-
     @contextmanager
     def asked(self, request: str) -> Iterator[None]:
         self.requests.append(request)

@@ -26,10 +26,3 @@ def bars(axes: Axes) -> list[tuple[np.ndarray, np.ndarray]]:
         (np.column_stack(line.get_data()).astype(float), np.array(ends[0].get_segments()[0], float))
         for line, _, ends in found
     ]
-
-
-def is_whole(figure: Figure) -> bool:
-    """Whether all that is drawn lies on the page."""
-    figure.draw_without_rendering()
-    box = figure.get_tightbbox()
-    return 0 <= box.x0 < box.x1 <= figure.get_figwidth() and 0 <= box.y0 < box.y1 <= figure.get_figheight()

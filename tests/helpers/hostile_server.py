@@ -4,7 +4,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,8 +97,8 @@ class Handler(BaseHTTPRequestHandler):
     log_message = staticmethod(lambda *_: None)  # type: ignore[assignment]
 
 
-@contextmanager
-def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """It runs, MLflow looks at it, and all temporary files land below `tmp_path / "temporary"`."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

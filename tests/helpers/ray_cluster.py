@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from helpers.servers import free_port
 from helpers.started import START_SECONDS, wait_until
 from normstudy.errors import StorageError
@@ -48,8 +50,8 @@ class Node:
 
     def pids(self) -> list[int]:
         """Its processes, its workers among them."""
-        needle = f"\0{MARK}={self.mark}\0".encode()
-        return [pid for pid, environment in of_all_processes("environ") if needle in b"\0" + environment]
+        found = psutil.process_iter(["environ"])
+        return [process.pid for process in found if (process.info["environ"] or {}).get(MARK) == self.mark]
 
     def workers(self) -> list[Worker]:
         """Those that train."""
@@ -141,22 +143,12 @@ def ray_cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def of_all_processes(name: str) -> Iterator[tuple[int, bytes]]:
-    """A file of each process of ours in /proc."""
-    for path in Path("/proc").glob(f"[0-9]*/{name}"):
-        with suppress(OSError):
-            yield int(path.parent.name), path.read_bytes()
-
-
 def record_of(pid: int) -> Path | None:
     """The newest record of the trial that a process has the lock of."""
-    for handle in Path(f"/proc/{pid}/fd").glob("*"):
-        with suppress(OSError):
-            target = handle.readlink()
-            if target.parent.name != "locks":
-                continue
-            if found := list((target.parents[1] / "records").glob(f"{target.name}.*/events.jsonl")):
-                return max(found, key=lambda log: log.stat().st_mtime).parent
+    with suppress(psutil.Error, OSError):
+        locks = [path for file in psutil.Process(pid).open_files() if (path := Path(file.path)).parent.name == "locks"]
+        found = [log for lock in locks for log in (lock.parents[1] / "records").glob(f"{lock.name}.*/events.jsonl")]
+        return max(found, key=lambda log: log.stat().st_mtime).parent if found else None
     return None
 
 

@@ -1,27 +1,23 @@
 """Servers that tests start for real, kill and start again: PostgreSQL, MLflow's tracking server, the team's server."""
 
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryDirectory
 
 from helpers.project import PROJECT, clean_environment
 from helpers.started import wait_until
 
 START_SECONDS, STOP_SECONDS = 60, 30
-DATABASE = "mlflow"
 
 
 class ServerError(Exception):
@@ -126,141 +122,64 @@ def tracking_server(store_uri: str, folder: Path) -> Iterator[Server]:
         yield server
 
 
-@dataclass(frozen=True, kw_only=True)
-class PostgreSQL:
-    """A PostgreSQL server with one empty database, `mlflow`, and one user, who needs the password."""
-
-    port: int
-    password: str = field(repr=False)
-    host: str = "127.0.0.1"
-    user: str = "postgres"
-
-    def environment(self) -> dict[str, str]:
-        """The variables by which its clients find it."""
-        return {
-            "PGHOST": self.host,
-            "PGPORT": str(self.port),
-            "PGUSER": self.user,
-            "PGDATABASE": DATABASE,
-            "PGPASSWORD": self.password,
-        }
-
-    def run(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """One of PostgreSQL's client programs against it."""
-        return subprocess.run(
-            [program(name), *arguments],
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C", **self.environment(), **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-
 @contextmanager
-def postgresql(folder: Path) -> Iterator[PostgreSQL]:
-    """A PostgreSQL of this test's own, from Debian's packages; its log goes to `folder`, its data are deleted.
+def postgresql(folder: Path) -> Iterator[dict[str, str]]:
+    """A PostgreSQL from Debian's packages with an empty database: the variables by which its clients find it.
 
-    It refuses to run as root, and a test's folder is closed to others: its data lie in a temporary folder that belongs
-    to the user it runs as.
+    Its log goes to `folder`, its data are deleted. It refuses to run as root, and a test's folder is closed to others:
+    root runs it as the user postgres, in a temporary folder of that user's.
     """
-    server = PostgreSQL(port=free_port(), password=secrets.token_urlsafe(16))
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postgresql_", ignore_cleanup_errors=True)))
-        (place / "password").write_text(server.password)
-        if os.geteuid() == 0:
-            user = unprivileged_user()
-            for path in (place, place / "password"):
-                os.chown(path, user.pw_uid, user.pw_gid)
-        log = stack.enter_context((folder / "postgresql.txt").open("ab"))
-        data = str(place / "data")
-        made = ["initdb", "--pgdata", data, "--username", server.user, "--pwfile", str(place / "password")]
-        run_unprivileged([*made, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"], place, log).wait(120)
-        options = [f"-c{name}" for name in ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")]
-        process = run_unprivileged(["postgres", "-D", data, "-p", str(server.port), *options], place, log)
-        stack.callback(end, process)
-        create_database(server, process, folder / "postgresql.txt")
-        yield server
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parts[-2]))
+    if not programs:
+        raise ServerError("no PostgreSQL: apt-get install postgresql")
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    clients = {"PGHOST": "127.0.0.1", "PGPORT": str(free_port()), "PGUSER": "postgres", "PGDATABASE": "mlflow"}
+    clients["PGPASSWORD"] = secrets.token_urlsafe(16)
+    with TemporaryDirectory(prefix="postgresql_") as place, (folder / "postgresql.txt").open("ab") as log:
 
+        def run(program: str, *arguments: str) -> None:
+            subprocess.run(
+                [*as_user, str(programs[-1] / program), *arguments],
+                cwd=place,
+                env={"PATH": os.environ["PATH"], "LC_ALL": "C", **clients},
+                stdout=log,
+                stderr=log,
+                check=True,
+                timeout=120,
+            )
 
-def program(name: str) -> str:
-    """Path of one of PostgreSQL's programs, which Debian keeps out of PATH."""
-    installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
-    if found := shutil.which(name) or (str(installed[-1]) if installed else None):
-        return found
-    raise ServerError(f"no program {name}: apt-get install postgresql")
-
-
-def unprivileged_user() -> pwd.struct_passwd:
-    for name in ("postgres", "nobody"):
-        with suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise ServerError("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
-
-
-def run_unprivileged(command: list[str], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start one of PostgreSQL's programs in a process group of its own; root starts it as another user."""
-    command = [program(command[0]), *command[1:]]
-    if os.geteuid() == 0:
-        user = unprivileged_user()
-        command = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *command]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def create_database(server: PostgreSQL, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Make the database, as soon as PostgreSQL answers."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if server.run("createdb", DATABASE, PGDATABASE="postgres").returncode == 0:
-            return
-        time.sleep(0.2)
-    raise ServerError(f"PostgreSQL does not answer\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGINT is PostgreSQL's fast shutdown: it ends the connections that are open."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(STOP_SECONDS)
-
-
-@dataclass(kw_only=True)
-class TeamServer(Server):
-    """The server that `deploy/serve.sh` starts, and its first user."""
-
-    user: str
-    password: str = field(repr=False)
+        (Path(place) / "password").write_text(clients["PGPASSWORD"])
+        if as_user:
+            shutil.chown(place, "postgres")
+            shutil.chown(Path(place) / "password", "postgres")
+        data = f"--pgdata={place}/data"
+        run("initdb", data, "--username=postgres", "--pwfile=password", "--auth=scram-sha-256", "--encoding=UTF8")
+        settings = f"-p {clients['PGPORT']} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        run("pg_ctl", "start", "--wait", data, f"--options={settings}")
+        try:
+            run("createdb", "--maintenance-db=postgres", "mlflow")
+            yield clients
+        finally:
+            run("pg_ctl", "stop", "--mode=fast", data)
 
 
 @contextmanager
-def team_server(database: PostgreSQL, folder: Path) -> Iterator[TeamServer]:
-    """`deploy/serve.sh` on a PostgreSQL; artifacts go to a folder. Only its own address is an allowed host."""
-    port, user, password = free_port(), "admin", secrets.token_urlsafe(16)
+def team_server(database: dict[str, str], folder: Path, password: str) -> Iterator[Server]:
+    """`deploy/serve.sh` on a PostgreSQL, whose first user is admin; artifacts go to a folder. Only its own address is
+    an allowed host."""
+    port = free_port()
     settings = {
-        **database.environment(),
+        **database,
         "PYTHON": sys.executable,
         "MLFLOW_PORT": str(port),
         "MLFLOW_WORKERS": "1",
         "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port}",
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-        "MLFLOW_AUTH_ADMIN_USERNAME": user,
+        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
     }
     environment = clean_environment("", **settings)
     command = ["bash", str(PROJECT / "deploy" / "serve.sh")]
-    server = TeamServer(
-        port=port, command=command, environment=environment, folder=folder, user=user, password=password
-    )
-    with running(server):
+    with running(Server(port=port, command=command, environment=environment, folder=folder)) as server:
         yield server

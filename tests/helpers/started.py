@@ -47,8 +47,8 @@ def run_in_fork(out: Connection, err: Connection, folder: Path, code: str, argum
 
 
 class Started:
-    """A process in a session of its own, so that a test can signal its whole group and nobody else's; and what it
-    prints, with the time of each line.
+    """A process in a session of its own, so that a test can signal its whole group and nobody else's; and the lines
+    that it prints.
 
     It is forked from a server that has made the imports, as a study's own processes are; one that itself starts
     processes (`alone`) begins as a user's does, with an interpreter of its own.
@@ -57,8 +57,8 @@ class Started:
     def __init__(
         self, folder: Path, environment: dict[str, str], code: str, arguments: Sequence[str], alone: bool
     ) -> None:
-        self.out: list[tuple[float, str]] = []
-        self.err: list[tuple[float, str]] = []
+        self.out: list[str] = []
+        self.err: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
         writers = [writer for _, writer in pipes]
@@ -85,14 +85,13 @@ class Started:
             self.readers[-1].start()
 
     @staticmethod
-    def _read(pipe: Connection, lines: list[tuple[float, str]]) -> None:
+    def _read(pipe: Connection, lines: list[str]) -> None:
         with os.fdopen(os.dup(pipe.fileno()), errors="replace") as stream:
-            for line in stream:
-                lines.append((time.time(), line.rstrip("\n")))
+            lines.extend(line.rstrip("\n") for line in stream)
 
     def printed(self, start: str, count: int = 1) -> bool:
         """Whether it has printed so many lines that begin like this."""
-        return sum(line.startswith(start) for _, line in list(self.out)) >= count
+        return sum(line.startswith(start) for line in list(self.out)) >= count
 
     @property
     def status(self) -> int | None:
@@ -120,21 +119,20 @@ class Started:
 
     @property
     def stdout(self) -> str:
-        return "".join(f"{line}\n" for _, line in self.out)
+        return "".join(f"{line}\n" for line in self.out)
 
     @property
     def stderr(self) -> str:
-        return "".join(f"{line}\n" for _, line in self.err)
+        return "".join(f"{line}\n" for line in self.err)
 
     @property
     def told(self) -> list[str]:
         """What it said to its user on standard error."""
-        said = [line for _, line in self.err if line.startswith("normstudy: ")]
-        return [line for line in said if "uncommitted changes" not in line]
+        return [line for line in self.err if line.startswith("normstudy: ") and "uncommitted changes" not in line]
 
     @property
-    def epochs(self) -> list[tuple[float, str]]:
-        return [(when, line) for when, line in self.out if line.startswith("epoch ")]
+    def epochs(self) -> list[str]:
+        return [line for line in self.out if line.startswith("epoch ")]
 
 
 def wait_until(happened: Callable[[], Any], seconds: float = START_SECONDS, what: str = "what was waited for") -> None:

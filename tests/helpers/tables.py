@@ -1,6 +1,5 @@
 """Tables of an experiment, made by hand."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -147,34 +146,3 @@ def penalised(
 def said(kind: Kind, tables: Tables) -> list[str]:
     """The findings of these tables as those of an experiment of this kind."""
     return pages.findings(replace(tables, about=About(report=kind)))
-
-
-def tables_from(errors: Mapping[str, Sequence[int]], seeds: Sequence[int] | None = None) -> ErrorTables:
-    """Tables of runs with these numbers of errors by group, one number a seed; image i is wrong where i < errors."""
-    trials: list[dict[str, Any]] = [
-        {"group": group, "seed": seed, "run_id": f"{group}{seed}", "errors": count}
-        for group, counts in errors.items()
-        for seed, count in zip(seeds or itertools.count(), counts, strict=False)
-    ]
-    results = pd.DataFrame(trials).assign(
-        variant="GN",
-        epochs=1,
-        parameters=7522,
-        test_loss=0.01,
-        train_accuracy=0.99,
-        seconds_per_epoch=1.0,
-        side_by_side=3,
-        stack=1,
-        cores=2,
-        diverged_at=np.nan,
-        test_accuracy=lambda rows: 1 - rows["errors"] / 10_000,
-    )
-    epochs = results.assign(**{"epoch": 1, "test/accuracy": results["test_accuracy"]})
-    wrong = [{"group": t["group"], "run_id": t["run_id"], "index": i} for t in trials for i in range(t["errors"])]
-    return ErrorTables(
-        results=results,
-        epochs=epochs,
-        misclassified=pd.DataFrame(wrong),
-        provenance=unknown_origin([*results["run_id"]]),
-        images=image_table({}),
-    )
