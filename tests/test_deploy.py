@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ SERVE, SLURM = DEPLOY / "serve.sh", DEPLOY / "slurm.sh"
 PAGES = [PROJECT / "docs" / name for name in ("cluster.md", "team-server.md")]
 REQUIRED = re.compile(r"\$\{(\w+):\?[^}]+\}")
 KUBERNETES = "1.34"
-EXTRAS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
 def required_by_serve() -> list[str]:

@@ -10,10 +10,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.fake_runs import log_fake_runs
 from helpers.project import using
 from helpers.servers import tracking_server
-from helpers.studied import EXPERIMENT, all_runs, study_run
+from helpers.studied import EXPERIMENT, all_runs, finished_run, study_run
 from helpers.tables import made
 from PIL import Image
 
@@ -23,7 +22,6 @@ from normstudy.experiment import About, Experiment
 from normstudy.launch.study import single
 from normstudy.report import END, START, report, report_from
 from normstudy.report.pages import answer_block, readme_block
-from normstudy.report.read import finished_trials
 from normstudy.report.tables import ErrorTables, Tables
 from normstudy.tracking import Metric, Tag, unpacked_tags
 from normstudy.tracking.client import Server
@@ -84,9 +82,8 @@ def test_report_writes_every_figure_and_table_and_every_number_is_one_that_the_r
 
 def test_runs_of_a_changed_tree_are_not_exported_unless_asked_for(store: str, tmp_path: Path) -> None:
     variant = TrainConfig(norm="gn", epochs=2)
-    log_fake_runs([variant], seeds=2)
     configs = tuple(variant.model_copy(update={"seed": seed}) for seed in range(2))
-    first, second = (record.run_id for record in finished_trials(configs, None))
+    first, second = (finished_run(config, steps=[1, 2]) for config in configs)
     for run_id, dirty in ((first, "false"), (second, "true")):
         mlflow.MlflowClient().set_tag(run_id, Tag.GIT_COMMIT, "0123456789ab")
         mlflow.MlflowClient().set_tag(run_id, Tag.GIT_DIRTY, dirty)

@@ -7,9 +7,8 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from helpers.fake_runs import log_fake_runs
 from helpers.project import SMALL
-from helpers.studied import EXPERIMENT, study_run
+from helpers.studied import EXPERIMENT, finished_run, study_run
 
 from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
@@ -20,8 +19,7 @@ from normstudy.report import report
 from normstudy.report.collect import of_runs, tables_of
 from normstudy.report.read import finished_trials, planned_in, without_measure
 from normstudy.report.tables import ErrorTables, Tables
-from normstudy.report.validation import COLUMNS
-from normstudy.tracking import Artifact, Measure, Metric, Tag
+from normstudy.tracking import Measure, Metric, Tag
 
 
 def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
@@ -35,20 +33,6 @@ def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
 def test_a_parent_that_is_no_run_id_is_refused_in_one_line(parent_id: str) -> None:
     with pytest.raises(ReportError, match=r"^parent=[^\n]*: not a run id$"):
         planned_in(parent_id)
-
-
-def copy_of_a_run(config: TrainConfig, steps: list[int], accuracy: float = 1.0) -> str:
-    """A finished run with only what the reader asks for first, at these steps."""
-    client = mlflow.MlflowClient()
-    run_id = client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key, Tag.CORES: "2"}).info.run_id
-    for name, value in {**config.model_dump(), "parameters": 7522}.items():
-        client.log_param(run_id, name, value)
-    for metric in Metric:
-        for step in steps:
-            client.log_metric(run_id, metric, accuracy + 0.001 * step, step=step, timestamp=step)
-    client.log_dict(run_id, {"columns": [*COLUMNS], "data": []}, Artifact.MISCLASSIFIED)
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
 
 
 def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_written(
@@ -77,19 +61,19 @@ def test_missing_failed_killed_and_running_variants_are_named_and_nothing_is_wri
 
 def test_history_with_a_hole_and_errors_that_disagree_with_the_accuracy_are_refused(store: str) -> None:
     hole, other = TrainConfig(epochs=4), TrainConfig(epochs=1)
-    copy_of_a_run(hole, steps=[1, 2, 4])
+    finished_run(hole, steps=[1, 2, 4])
     with pytest.raises(ReportError, match="has no value at epoch 3"):
         finished_trials([hole], None)
-    copy_of_a_run(other, steps=[1], accuracy=0.989)
+    finished_run(other, steps=[1], accuracy=0.989)
     with pytest.raises(ReportError, match="0 misclassified images, its accuracy says 100"):
         finished_trials([other], None)
 
 
 def test_newest_finished_run_is_taken_and_of_a_step_logged_twice_the_newest_value(store: str) -> None:
     config, client = TrainConfig(epochs=2), mlflow.MlflowClient()
-    copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    finished_run(config, steps=[1, 2], accuracy=0.998)
     time.sleep(0.01)
-    newest = copy_of_a_run(config, steps=[1, 2], accuracy=0.998)
+    newest = finished_run(config, steps=[1, 2], accuracy=0.998)
     client.log_metric(newest, Metric.TRAIN_LOSS, 7.0, step=1, timestamp=99)
     time.sleep(0.01)
     client.create_run("0", tags={Tag.TRIAL_KEY: config.trial_key})
@@ -100,7 +84,7 @@ def test_newest_finished_run_is_taken_and_of_a_step_logged_twice_the_newest_valu
 
 def diverged_run(config: TrainConfig, *, step: int, epochs: int) -> str:
     """A run that failed at this step, after so many whole epochs."""
-    run_id = copy_of_a_run(config, steps=[*range(1, epochs + 1)], accuracy=0.9)
+    run_id = finished_run(config, steps=[*range(1, epochs + 1)], accuracy=0.9)
     client = mlflow.MlflowClient()
     client.set_tag(run_id, Tag.FAILURE, f"Diverged: the training loss is not finite at step {step}")
     client.set_tag(run_id, Tag.FAILURE_STEP, str(step))
@@ -115,7 +99,7 @@ STEPS = 640 // TrainConfig().batch_size  # of an epoch on 640 images
 def test_diverged_run_has_its_step_its_whole_epochs_and_no_result(store: str, step: int, epochs: int) -> None:
     diverging, finished = TrainConfig(lr=3.0, **SMALL), TrainConfig(norm="ln", lr=3.0, **SMALL)
     run_id = diverged_run(diverging, step=step, epochs=epochs)
-    copy_of_a_run(finished, steps=[1, 2], accuracy=0.998)
+    finished_run(finished, steps=[1, 2], accuracy=0.998)
     records = finished_trials([diverging, finished], None, may_diverge=True)
     assert [record.diverged_at for record in records] == [step, None]
     assert [len(record.epochs) for record in records] == [epochs, 2]
@@ -143,8 +127,9 @@ def test_run_that_failed_is_refused_unless_it_diverged_where_one_may_and_has_its
 
 def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store: str) -> None:
     config = TrainConfig(epochs=2)
-    log_fake_runs([config], seeds=2)
     configs = [config, config.model_copy(update={"seed": 1})]
+    for one in configs:
+        finished_run(one, steps=[1, 2])
     [(_, first), (_, second)] = without_measure(configs, Measure.WEIGHTS, may_diverge=False)
     log(first, {Measure.WEIGHTS: pd.DataFrame({"zero_share": [0.25]})})
     with pytest.raises(ReportError, match=f"run {second}: artifact measures/weights.json can't be read"):
@@ -157,13 +142,11 @@ def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store
     assert weights[["run_id", "seed", "zero_share"]].to_numpy().tolist() == [[first, 0, 0.25], [second, 1, 0.5]]
 
 
-def test_reading_in_parts_gives_what_reading_at_once_gives(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = [TrainConfig(norm="gn", epochs=3), TrainConfig(norm="bn", l1=1e-5, epochs=3)]
-    log_fake_runs(variants, seeds=3)
-    configs = [config.model_copy(update={"seed": seed}) for seed in (2, 1, 0) for config in variants]
+def test_reading_in_parts_gives_what_reading_at_once_gives(studied_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = EXPERIMENT.configs
     whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
     monkeypatch.setattr(reading, "BULK_RUNS", 2)
-    monkeypatch.setattr(reading, "RUNS_A_PAGE", 4)
+    monkeypatch.setattr(reading, "RUNS_A_PAGE", 2)
     in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
     monkeypatch.setattr(reading, "bulk_history", lambda run_ids, metric: [])
     one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))

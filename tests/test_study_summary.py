@@ -3,7 +3,7 @@
 import mlflow
 import pandas as pd
 import pytest
-from helpers.fake_runs import log_fake_runs
+from helpers.studied import finished_run
 
 from normstudy.cli import ui_command
 from normstudy.config import TrainConfig
@@ -22,7 +22,8 @@ def study_of(seeds: int, name: str = "second") -> Experiment:
 
 
 def test_trials_that_were_there_are_listed_in_the_study_that_uses_them(store: str) -> None:
-    log_fake_runs(VARIANTS, seeds=3)
+    for config in study_of(3).configs:
+        finished_run(config, steps=[1, 2])
     parent_id = launch.study(study_of(3))
     parent, records = mlflow.get_run(parent_id), finished_trials(study_of(3).configs, None)
     assert parent.info.status == "FINISHED"
@@ -40,7 +41,8 @@ def test_trials_that_were_there_are_listed_in_the_study_that_uses_them(store: st
 
 
 def test_experiment_names_its_studies_with_their_answers_and_keeps_what_somebody_wrote(store: str) -> None:
-    log_fake_runs(VARIANTS, seeds=2)
+    for config in study_of(2).configs:
+        finished_run(config, steps=[1, 2])
     client = mlflow.MlflowClient()
     first, second = launch.study(study_of(1, "first")), launch.study(study_of(2))
     experiment = client.get_experiment_by_name("normstudy")

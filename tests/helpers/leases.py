@@ -51,11 +51,11 @@ def train(lease: Lease, *epochs: int, status: str | None = None, diverged: bool 
     return lease
 
 
-def finish(log: EventLog, note: str = "finished") -> None:
+def finish(log: EventLog) -> None:
     """Log a result of one file, and the end."""
     (log.files / "result" / "misclassified").mkdir(parents=True, exist_ok=True)
     (log.files / "result" / "misclassified" / "table.json").write_text("{}")
-    log.add_files("result", tags={"note": note})
+    log.add_files("result", tags={"note": "finished"})
     log.append(Event(status="FINISHED"))
 
 
