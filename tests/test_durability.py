@@ -1,6 +1,5 @@
 """One trial on three machines, through random orders of kill, pause, copy, outage, backup, deletion and takeover."""
 
-import copy
 import hashlib
 import itertools
 import os
@@ -218,7 +217,7 @@ class World(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        self.server.stored = copy.deepcopy(self.backup)
+        self.server.restore(self.backup)
 
     @precondition(lambda self: self.server.stored)
     @rule(pick=st.integers(0, 5))

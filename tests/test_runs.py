@@ -19,7 +19,7 @@ from normstudy.report import report
 from normstudy.report.collect import of_runs, tables_of
 from normstudy.report.read import finished_trials, planned_in, without_measure
 from normstudy.report.tables import ErrorTables, Tables
-from normstudy.tracking import Measure, Metric, Tag
+from normstudy.tracking import Measure, Metric, Tag, mlflow_private
 
 
 def test_a_parent_run_knows_what_it_planned(studied_store: str) -> None:
@@ -145,10 +145,10 @@ def test_measures_are_read_with_their_run_and_one_that_is_missing_is_named(store
 def test_reading_in_parts_gives_what_reading_at_once_gives(studied_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = EXPERIMENT.configs
     whole = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(reading, "BULK_RUNS", 2)
+    monkeypatch.setattr(mlflow_private, "BULK_RUNS", 2)
     monkeypatch.setattr(reading, "RUNS_A_PAGE", 2)
     in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(reading, "bulk_history", lambda run_ids, metric: [])
+    monkeypatch.setattr(mlflow_private, "bulk_history", lambda run_ids, metric: [])
     one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
     for name, table in whole.frames().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)

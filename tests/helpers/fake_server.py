@@ -40,6 +40,9 @@ class FakeServer(Server):
     def backup(self) -> dict[str, FakeRun]:
         return copy.deepcopy(self.stored)
 
+    def restore(self, backup: dict[str, FakeRun]) -> None:
+        self.stored = copy.deepcopy(backup)
+
     @contextmanager
     def asked(self, request: str) -> Iterator[None]:
         self.requests.append(request)
