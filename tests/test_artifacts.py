@@ -105,6 +105,7 @@ def location(uri: str) -> Run:
         ("postgresql://h/mlflow", "http://h/artifacts", False),
         ("postgresql://h/mlflow", "/shared/1", True),
         ("sqlite:///mlflow.db", "/folder/1", True),
+        ("sqlite:///mlflow.db", "", False),
         ("sqlite:///mlflow.db", "http:///folder", False),
         ("http://localhost:5000", "file:///folder/1", True),
         ("http://[::1]:5000", "/folder/1", True),

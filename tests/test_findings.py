@@ -200,10 +200,10 @@ def test_a_group_whose_lowest_seed_diverged_has_no_grid_and_the_others_have() ->
     def accuracy(config: TrainConfig) -> float | None:
         return None if (config.norm, config.seed) == ("gn", 0) else 0.99
 
-    figures = errors.figures_of(made(PAIRS, accuracy, wrong=lambda config: [7, 3520]))
+    figures = errors.errors_figures(made(PAIRS, accuracy, wrong=lambda config: [7, 3520]))
     assert {"misclassified_bn", "errors_common"} <= set(figures)
     assert "misclassified_gn" not in figures
-    assert list(errors.figures_of(made(PAIRS, lambda config: None))) == ["shared_statistics"]
+    assert list(errors.errors_figures(made(PAIRS, lambda config: None))) == ["shared_statistics"]
 
 
 def test_class_counts_and_label_errors_are_of_mnists_test_labels() -> None:

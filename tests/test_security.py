@@ -32,7 +32,7 @@ def test_an_honest_server_is_reported_without_following_a_listing_of_its(hostile
     assert "GET /api/2.0/mlflow-artifacts/artifacts" not in hostile.requests
 
 
-@pytest.mark.parametrize("value", ["NaN", 1.7976931348623157e308, -1.7976931348623157e308, 1e999])
+@pytest.mark.parametrize("value", ["NaN", 1.7976931348623157e308, -1.7976931348623157e308, "Infinity"])
 def test_a_metric_that_is_not_finite_is_refused_by_name(hostile: Server, value: Any) -> None:
     hostile.value = value
     refused(f"^run {RUN_ID}: {CURVES[0]} is not finite at epoch 1$")

@@ -59,6 +59,7 @@ class Server(ThreadingHTTPServer):
             "runs/search": {"runs": [self.run(RUN_ID)]},
             "runs/get": {"run": self.run(query.get("run_id", [""])[0])},
             "metrics/get-history-bulk": {"metrics": [point]},
+            "metrics/get-history": {"metrics": [point | {"key": query.get("metric_key", [""])[0]}]},
             "mlflow-artifacts/artifacts": {"files": listing},
         }.get(path, artifact)
 
