@@ -100,19 +100,18 @@ def test_a_sweep_of_any_number_names_each_norms_best_value_and_where_it_diverged
             said("sweep", made([TrainConfig(), *others], lambda config: 0.98))
 
 
-def test_penalty_is_borne_up_to_the_first_lambda_that_costs_more_than_a_tenth_of_a_point() -> None:
-    # GN loses exactly 0.1 points, LN gains, and BN comes back at 1e-4, after a gap
-    cells = {("gn", 1e-6): 0.979, ("gn", 3e-6): 0.9789, ("ln", 0.1): 0.99, ("bn", 3e-5): 0.9}
+def test_penalty_costs_accuracy_from_the_lambda_on_that_none_comes_back_from() -> None:
+    # GN loses exactly 0.5 points, LN gains, and BN comes back after 3e-5
+    cells = {("gn", 0.03): 0.975, ("gn", 0.1): 0.9, ("gn", 0.01): 0.9751, ("ln", 0.1): 0.99, ("bn", 3e-5): 0.9}
     assert said("penalty", penalised(cells))[0] == (
-        "Compared with no L1, mean accuracy falls by no more than 0.1 points: BN up to 1e-05, GN up to 1e-06, LN up to "
-        "0.1."
+        "From which lambda on the mean accuracy is 0.5 points or more below that without L1: BN none of these, GN "
+        "0.03, LN none of these (n = 2)."
     )
-    assert "GN at no lambda above 0," in said("penalty", penalised({("gn", 1e-6): 0.9}))[0]
 
 
-def test_a_lambda_at_which_one_seed_diverges_is_not_borne_however_the_other_does() -> None:
+def test_a_lambda_at_which_one_seed_diverges_counts_as_a_loss_however_the_other_does() -> None:
     found = said("penalty", penalised({("gn", 1e-3): None, ("gn", 0.1): None, ("ln", 0.0): None}, only=1))
-    assert "GN up to 0.0003, LN diverged without L1." in found[0]
+    assert "GN 0.1, LN diverged without L1 (" in found[0]
     assert "25 % of its weights at zero, GN diverged, LN 98.00 % with 50 % of its weights" in found[1]
     rows = measures.statistics_rows(penalised({("bn", 1e-2): None}, only=0))
     assert rows.loc[rows["l1"] == 1e-2, "accuracy"].isna().tolist() == [True, True, False, False]
@@ -131,9 +130,9 @@ def test_running_averages_are_judged_at_the_lambda_where_new_statistics_gain_mos
 @pytest.mark.parametrize(
     ("temperatures", "found"),
     [
-        ([1.2, 1.25, 1.15], "GN is over-confident: temperature 1.20"),
-        ([0.85, 0.8, 0.75], "GN is under-confident: temperature 0.80"),
-        ([0.9, 1.3, 1.1], "GN is neither over- nor under-confident: temperature 1.10"),
+        ([1.2, 1.25, 1.15], "GN is over-confident on held-out images: temperature 1.20"),
+        ([0.85, 0.8, 0.75], "GN is under-confident on held-out images: temperature 0.80"),
+        ([0.9, 1.3, 1.1], "GN shows no over- or under-confidence on held-out images: temperature 1.10"),
         ([1.2], "GN is one network, too few to tell over- from under-confident: temperature 1.20"),
     ],
 )
