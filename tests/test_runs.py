@@ -148,7 +148,7 @@ def test_reading_in_parts_gives_what_reading_at_once_gives(studied_store: str, m
     monkeypatch.setattr(mlflow_private, "BULK_RUNS", 2)
     monkeypatch.setattr(reading, "RUNS_A_PAGE", 2)
     in_parts = tables_of(ErrorTables, "study", finished_trials(configs, None))
-    monkeypatch.setattr(mlflow_private, "bulk_history", lambda run_ids, metric: [])
+    monkeypatch.setattr(mlflow_private, "bulk_history", lambda run_ids, metric: None)
     one_by_one = tables_of(ErrorTables, "study", finished_trials(configs, None))
     for name, table in whole.frames().items():
         pd.testing.assert_frame_equal(table, getattr(in_parts, name), check_exact=True)
