@@ -46,6 +46,12 @@ def test_compose_is_valid_and_takes_each_secret_from_a_variable_of_the_example_w
     assert set(required_by_serve()) <= set(COMPOSE["services"]["mlflow"]["environment"])
 
 
+def test_only_the_tracking_server_is_published_and_only_on_this_machine() -> None:
+    ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert ports == {"mlflow": ["127.0.0.1:5000:5000"]}
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+
+
 def test_the_servers_packages_are_those_that_the_tests_run() -> None:
     lock, tested = (folder / name for folder, name in ((DEPLOY, "requirements.txt"), (PROJECT, "requirements-dev.txt")))
     for requirement in (DEPLOY / "requirements.in").read_text().splitlines():
