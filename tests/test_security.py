@@ -1,6 +1,7 @@
 """What a tracking server, or whoever may write to it, can't do to the machine that reads it."""
 
 import json
+import math
 import pickle
 import runpy
 from functools import partial
@@ -19,7 +20,7 @@ from normstudy.experiment import Experiment
 from normstudy.launch.measure import trained
 from normstudy.report import report
 from normstudy.report.read import CURVES, finished_trials, planned_in
-from normstudy.tracking import Artifact, Measure, Tag
+from normstudy.tracking import Artifact, Measure, Tag, mlflow_private
 
 pytest_plugins = ["helpers.hostile_server"]
 
@@ -36,6 +37,12 @@ def test_an_honest_server_is_reported_without_following_a_listing_of_its(hostile
 def test_a_metric_that_is_not_finite_is_refused_by_name(hostile: Server, value: Any) -> None:
     hostile.value = value
     refused(f"^run {RUN_ID}: {CURVES[0]} is not finite at epoch 1$")
+
+
+def test_a_history_that_is_not_mlflows_is_refused_in_one_line(hostile: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_private, "BULK_POINTS", 1)  # so that the run is asked for alone
+    hostile.value = math.inf  # which the server writes without quotes, as JSON has no such number
+    refused(f"^run {RUN_ID}: its {CURVES[0]} can't be read: ")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import mlflow
 import pandas as pd
 import requests
 from alembic.script import ScriptDirectory
+from google.protobuf.json_format import ParseError
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -32,7 +33,7 @@ from mlflow.utils.uri import append_to_uri_path
 from sqlalchemy import URL, create_engine, inspect, select
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from normstudy.errors import Refused, one_line, public_uri
+from normstudy.errors import Refused, ReportError, one_line, public_uri
 
 BULK_RUNS, BULK_POINTS = 100, 25_000  # what MLflow's server takes and gives at most in one bulk request
 READERS = 8  # threads: over HTTP a request mostly waits, and 300 tables take 29 s in one, 4 s in 8
@@ -85,14 +86,13 @@ def bulk_history(run_ids: Sequence[str], metric: str) -> list[Point] | None:
 
 def histories(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
     """All points of a metric in these runs, ascending: columns run_id, step, value; the last one logged counts where a
-    run has a step twice, as a resumed one may."""
+    run has a step twice, as a resumed one may. Raises `ReportError` for an answer that isn't MLflow's."""
 
     def points(some: Sequence[str]) -> list[Point]:
         found = bulk_history(some, metric)
         if found is not None:
             return found
-        history = [(one, point) for one in some for point in mlflow.MlflowClient().get_metric_history(one, metric)]
-        return [Point(one, point.step, point.timestamp, point.value) for one, point in history]
+        return [point for one in some for point in _history(one, metric)]
 
     with ThreadPoolExecutor(READERS) as pool:
         chunks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
@@ -101,6 +101,14 @@ def histories(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
     newest = table.sort_values("timestamp", kind="stable").drop_duplicates(["run_id", "step"], keep="last")
     table = newest.sort_values(["run_id", "step"], ignore_index=True)[["run_id", "step", "value"]]
     return table.assign(value=table["value"].astype(float).map(finite_or_infinite))
+
+
+def _history(run_id: str, metric: str) -> list[Point]:
+    try:
+        found = mlflow.MlflowClient().get_metric_history(run_id, metric)
+    except ParseError as error:  # of an answer that is JSON, and not MLflow's
+        raise ReportError(f"run {run_id}: its {metric} can't be read: {one_line(str(error))}") from None
+    return [Point(run_id, point.step, point.timestamp, point.value) for point in found]
 
 
 def finite_or_infinite(value: float) -> float:
