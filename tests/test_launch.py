@@ -1,14 +1,18 @@
 """How many trials run at once, and how a study ends."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 import torch
-from helpers.project import SMALL
+from helpers.project import PROJECT, SMALL
 from helpers.studied import all_runs
 
 from normstudy.config import TrainConfig
@@ -171,3 +175,46 @@ def test_a_stop_says_how_far_it_came_and_what_resumes_it_and_the_end_says_what_c
     launch.study(Experiment(name="mine", question="?", configs=(config, config.model_copy(update={"norm": "ln"}))))
     table = re.findall(r"^(GN|LN) +1  \d+\.\d\d %$", capfd.readouterr().out, re.MULTILINE)
     assert table == ["GN", "LN"]
+
+
+# A study on two GPUs, of which this process counts more than there are: each task prints what it sees.
+ON_GPUS = """
+import os, sys
+from tqdm import tqdm
+from normstudy.config import TrainConfig
+from normstudy.launch import Task, local
+
+
+def trials(tasks):
+    for task in tasks:
+        seed = task.configs[0].seed
+        print(seed, os.environ["CUDA_VISIBLE_DEVICES"], os.getpid(), flush=True)
+        if seed == 2:
+            os.kill(os.getpid(), 9)
+
+
+if __name__ == "__main__":
+    shared = {"experiment": "x", "parent": "", "tags": {}, "force": False, "tracking_uri": None}
+    tasks = [Task(configs=(TrainConfig(seed=seed),), **shared) for seed in range(6)]
+    ended = []
+    finalize = lambda task: ended.append(task.configs[0].seed) or []
+    local.LocalExecutor(2, trials, gpus=2)(tasks, finalize, tqdm(disable=True), lambda: None)
+    print("ended", *sorted(ended))
+"""
+
+
+def test_each_gpu_has_one_process_for_its_tasks_and_another_goes_on_where_one_died(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "5,7"}
+    (tmp_path / "study.py").write_text(ON_GPUS)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "study.py"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    *told, ended = done.stdout.splitlines()
+    assert (done.returncode, ended) == (0, "ended 0 1 2 3 4 5"), done.stderr
+    seen = {int(words[2]): (words[1], words[3], words[4]) for words in map(str.split, told)}
+    assert {seed: gpus for seed, (*gpus, _) in seen.items()} == {
+        seed: ["7", "7"] if seed % 2 else ["5", "5"] for seed in range(6)
+    }
+    processes = {seed: process for seed, (_, _, process) in seen.items()}
+    assert processes[1] == processes[3] == processes[5]
+    assert processes[0] == processes[2] != processes[4]  # which went on after a kill

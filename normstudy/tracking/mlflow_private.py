@@ -92,7 +92,7 @@ def histories(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
         found = bulk_history(some, metric)
         if found is not None:
             return found
-        return [point for one in some for point in _history(one, metric)]
+        return [point for one in some for point in _history_of_run(one, metric)]
 
     with ThreadPoolExecutor(READERS) as pool:
         chunks = [run_ids[start : start + BULK_RUNS] for start in range(0, len(run_ids), BULK_RUNS)]
@@ -103,7 +103,7 @@ def histories(run_ids: Sequence[str], metric: str) -> pd.DataFrame:
     return table.assign(value=table["value"].astype(float).map(finite_or_infinite))
 
 
-def _history(run_id: str, metric: str) -> list[Point]:
+def _history_of_run(run_id: str, metric: str) -> list[Point]:
     try:
         found = mlflow.MlflowClient().get_metric_history(run_id, metric)
     except ParseError as error:  # of an answer that is JSON, and not MLflow's
