@@ -120,7 +120,9 @@ class _Exported:
         Model.from_dict({**self.described, **own, "utc_time_created": None}).save(folder / "MLmodel")
 
 
-@lru_cache(8)  # of a network the first takes a second, or 3 in a process; then one in a process takes a tenth
+# Of a network the first takes a second, 3 where it is the first of a process; then one takes a tenth. `write` changes
+# what is kept here: only one thread of a process sends.
+@lru_cache(8)
 def _exported(norm: str, network: str, groups: int, example: str) -> _Exported:
     # a copy, as torch warns of memory that it can't write to
     images = np.frombuffer(bytes.fromhex(example), np.uint8).reshape(-1, *IMAGE).copy()
