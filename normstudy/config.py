@@ -20,6 +20,9 @@ VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm":
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
 ADDED = ("l1_on", "kernels")
 
+CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion")  # of robustness.py
+BINS = 15  # of confidence, in its reliability tables
+
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.
 Norm = Literal["bn", "gn", "ln", "in", "none"]
 NORMS_IN_WORDS = "bn: BatchNorm, gn: GroupNorm, ln: LayerNorm, in: InstanceNorm, none: no normalisation"

@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normstudy.config import BINS
 from normstudy.data import MEMORY_FORMAT, Split, affine_maps, normalise, resample
 from normstudy.evaluate import evaluate
 from normstudy.model import DigitNet, penalised_weights
@@ -32,7 +33,6 @@ STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "occlusion": (4, 7, 10, 13, 16),  # side of the square, pixels
     "inversion": (0.2, 0.4, 0.6, 0.8, 1.0),  # share of the negative; at 1/2 nothing would be left but one grey
 }
-BINS = 15
 ZERO = 1e-3  # SGD's subgradient steps jump over 0 and never land on it, so "zero" needs a width
 Pixels = Float[Tensor, "n 1 28 28"]
 

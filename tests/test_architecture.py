@@ -32,6 +32,12 @@ def test_the_training_loop_loads_no_tracking_library() -> None:
     assert not loaded & HEAVY
 
 
+def test_a_report_and_a_comparison_are_made_without_torch_which_takes_two_seconds_to_import() -> None:
+    code = "import sys, normstudy.report, normstudy.comparison.command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from normstudy import config
 from normstudy.data import Split, normalise
 from normstudy.evaluate import evaluate
 from normstudy.model import NORMS, DigitNet, penalised_weights
@@ -59,6 +60,10 @@ DISTANCES = {  # grey levels by which a pixel of `strokes` differs in the mean, 
     "occlusion": (2.57, 7.83, 15.90, 26.74, 40.50),
     "inversion": (50.33, 100.66, 150.99, 201.32, 251.64),
 }
+
+
+def test_the_configuration_names_every_corruption() -> None:
+    assert config.CORRUPTIONS == tuple(CORRUPTIONS) == tuple(STRENGTHS)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from normstudy.config import BINS
 from normstudy.figures import DARK, Picture, Style, norm_styles
 from normstudy.report.charts import entry, label_rows, legend_below, mean_intervals, plain_ticks, reach
-from normstudy.robustness import BINS
 
 ACCURACY_TICKS = (50, 80, 90, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.5, 99.6, 99.7, 99.8, 99.9, 99.95, 99.99)
 INSET = 5  # epochs at the end that a curve's inset shows

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from normstudy.config import ADDED, TrainConfig
+from normstudy.config import ADDED, BINS, CORRUPTIONS, TrainConfig
 from normstudy.errors import ReportError, Unfinished, one_line
-from normstudy.robustness import CORRUPTIONS
 from normstudy.tracking import Measure, Metric, Tag
 
 # of a table: each column's kinds of number and its highest value, the lowest is 0; or the words that may stand in it
@@ -50,7 +49,7 @@ MEASURES: Mapping[Measure, Columns] = {
     },
     Measure.RELIABILITY: {
         "scaled": ("i", 1),
-        "bin": ("i", 14),
+        "bin": ("i", BINS - 1),
         "count": COUNT,
         "confidence": SHARE,
         "accuracy": SHARE,

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
 from pydantic import BaseModel
 
 from normstudy.config import TrainConfig
-from normstudy.data import Data, Split
-from normstudy.evaluate import Evaluation
-from normstudy.model import DigitNet
-from normstudy.tracking.checkpoint import Checkpoints
+
+if TYPE_CHECKING:  # torch takes 2 s to import, and a report needs none of it
+    import torch
+
+    from normstudy.data import Data, Split
+    from normstudy.evaluate import Evaluation
+    from normstudy.model import DigitNet
+    from normstudy.tracking.checkpoint import Checkpoints
 
 
 class Metric(StrEnum):
@@ -152,7 +155,7 @@ class RunLog(Protocol):
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None: ...
     def finish(
-        self, epoch: int, metrics: Mapping[Metric, float], model: DigitNet, test: Evaluation, split: Split
+        self, epoch: int, metrics: Mapping[Metric, float], model: "DigitNet", test: "Evaluation", split: "Split"
     ) -> None: ...
     def end(self, error: BaseException | None) -> None: ...
 
@@ -162,8 +165,8 @@ class Tracker(Protocol):
     """Opens runs; whoever opens one ends it, as FINISHED without an error, as KILLED or FAILED with one."""
 
     def start(
-        self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int
+        self, config: TrainConfig, data: "Data", parameters: int, device: "torch.device", *, stack: int
     ) -> RunLog | None:
         """None for a configuration that only trains beside others, and logs nothing."""
 
-    def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints: ...
+    def checkpoints(self, configs: Sequence[TrainConfig]) -> "Checkpoints": ...
