@@ -35,7 +35,7 @@ def on_config(config: Any) -> None:
         chapter: [{one.title: f"experiments/{one.name}/index.md"} for one in EXPERIMENTS if one.report in kinds]
         for chapter, kinds in CHAPTERS.items()
     }
-    results = [{TITLE: f"experiments/{NAME}/index.md"}, *({chapter: own} for chapter, own in pages.items() if own)]
+    results = [*({chapter: own} for chapter, own in pages.items() if own), {TITLE: f"experiments/{NAME}/index.md"}]
     next(entry for entry in config["nav"] if "Results" in entry)["Results"] = results
 
 
