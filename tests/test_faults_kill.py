@@ -149,20 +149,23 @@ def test_trials_of_a_study_that_is_killed_or_hung_up_end_themselves_and_its_reru
 
 
 def test_a_run_that_is_deleted_while_it_trains_ends_its_process_and_a_new_one_is_trained(place: Place) -> None:
-    trial = place.train(KILLED_TRIAL)
+    long = KILLED_TRIAL.model_copy(
+        update={"epochs": 30}
+    )  # so that it still trains when it is told, on a busy machine, too
+    trial = place.train(long)
     wait_until(lambda: trial.printed("epoch ", 2))
     trial.send(signal.SIGSTOP)
-    deleted = place.run_of(KILLED_TRIAL).info.run_id
+    deleted = place.run_of(long).info.run_id
     place.client.delete_run(deleted)
     trial.send(signal.SIGCONT)
     assert trial.wait() == 1
-    assert len(trial.epochs) < KILLED_TRIAL.epochs
+    assert len(trial.epochs) < long.epochs
     assert only_line("\n".join(trial.told)).startswith(f"normstudy: error: BN + L1, seed 0: run {deleted} was deleted")
     assert "Traceback" not in trial.stderr
     before = place.client.get_run(deleted)
-    place.finish(KILLED_TRIAL)
-    [run] = place.runs(f"tags.`{Tag.TRIAL_KEY}` = '{KILLED_TRIAL.trial_key}'")
-    require_whole(place, KILLED_TRIAL, run)
+    place.finish(long)
+    [run] = place.runs(f"tags.`{Tag.TRIAL_KEY}` = '{long.trial_key}'")
+    require_whole(place, long, run)
     after = place.client.get_run(deleted)
     assert (after.info.lifecycle_stage, after.info.status) == ("deleted", before.info.status)
     assert after.data.tags == before.data.tags
