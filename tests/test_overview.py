@@ -29,6 +29,7 @@ def test_only_full_size_experiments_of_the_three_variants_are_pooled_and_no_run_
     every = {
         "ten": full("ten", seeds=10),
         "part": full("part", seeds=3),  # the first three seeds of the same trials
+        "again": full("again", seeds=10),  # all of them
         "other": full("other", network="small"),
         "short": full("short", network="deep", epochs=4),
         "few": full("few", network="deep", seeds=2),

@@ -76,9 +76,13 @@ def replicates(every: Mapping[str, Tables]) -> dict[str, pd.DataFrame]:
         if accuracies is not None and len(accuracies) >= FEWEST_SEEDS:
             keys = {config.trial_key for config in replace(tables, results=results).configs()}
             found[tables.about.title or name] = keys, accuracies[variants]
-    return {
-        title: table for title, (keys, table) in found.items() if not any(keys < other for other, _ in found.values())
-    }
+    kept: dict[str, pd.DataFrame] = {}
+    seen: list[set[str]] = []
+    for title, (keys, table) in sorted(found.items(), key=lambda item: -len(item[1][0])):
+        if not any(keys <= larger for larger in seen):
+            kept[title] = table
+            seen.append(keys)
+    return kept
 
 
 def pooled(accuracies: Mapping[str, pd.DataFrame]) -> list[Pooled]:
@@ -91,8 +95,9 @@ def pooled(accuracies: Mapping[str, pd.DataFrame]) -> list[Pooled]:
     if len(accuracies) < 2:
         return []
     names = next(iter(accuracies.values())).columns
-    found, pairs = [], len(names) * (len(names) - 1) // 2
-    for a, b in combinations(names, 2):
+    pairs = list(combinations(names, 2))
+    found = []
+    for a, b in pairs:
         each = {title: compare_pairs(table, [(a, b)])[0] for title, table in accuracies.items()}
         effects, errors = np.array([(pair.difference, pair.error) for pair in each.values()]).T
         result = combine_effects(effects, errors**2, method_re="iterated")
@@ -108,8 +113,8 @@ def pooled(accuracies: Mapping[str, pd.DataFrame]) -> list[Pooled]:
                 experiments=each,
                 fixed=(float(result.mean_effect_fe), low, high),
                 random=(random, random - half, random + half),
-                p=min(1.0, pairs * difference_p_value(random, error, freedom)),
-                equivalence_p=min(1.0, pairs * tost_p_value(random, error, freedom, MARGIN)),
+                p=min(1.0, len(pairs) * difference_p_value(random, error, freedom)),
+                equivalence_p=min(1.0, len(pairs) * tost_p_value(random, error, freedom, MARGIN)),
                 heterogeneity_p=float(result.test_homogeneity().pvalue),
             )
         )

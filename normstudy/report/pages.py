@@ -93,9 +93,9 @@ def findings(tables: Tables) -> list[str]:
 
 def brief(tables: Tables) -> str:
     """The answer of an experiment in one sentence, for the README; of tables that are `escaped`."""
-    first = next(iter(findings(tables)), "")
-    facts = {"kind": tables.about.report, "first": first, "facts": kind_of(tables).facts(tables)}
-    return " ".join(render("brief", facts).split())
+    kind, facts = tables.about.report, kind_of(tables).facts(tables)
+    first = next(iter(paragraphs(kind, facts)), "")
+    return " ".join(render("brief", {"kind": kind, "first": first, "facts": facts}).split())
 
 
 def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
@@ -155,7 +155,9 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
         raise ReportError(
             f"the export has no experiment of the kind 'errors'; it has {', '.join(map(one_line, every))}"
         )
-    tables, at = escaped(every[main]), {name: (figures_at / name).as_posix() for name in every}
+    grids = {group: errors.grid_name(group) for group in errors.with_grid(every[main])}
+    every = {name: escaped(tables) for name, tables in every.items()}
+    tables, at = every[main], {name: (figures_at / name).as_posix() for name in every}
     ended = tables.results["diverged_at"].isna().all()
     runs, hours = effort(every.values())
     found = groups.summary_facts(tables) if ended else None
@@ -163,13 +165,13 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
         "summary": found,
         "table": groups.brief_table(tables.results, found["ranked"]) if found else results_table(tables),
         "at": at[main],
-        "grids": {group: errors.grid_name(group) for group in errors.with_grid(every[main])},
+        "grids": grids,
         "experiments": [
             {
                 "question": ERRORS
                 if name == main
                 else one.about.parts.get("Question", name).split("? ")[0].rstrip("?") + "?",
-                "finding": brief(escaped(one)),
+                "finding": brief(one),
                 "short": is_short(one),
                 "at": at[name],
             }
@@ -179,10 +181,8 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
         "runs": runs,
         "hours": hours,
         "overview": (figures_at / overview.NAME).as_posix(),
-        "reported": [  # the sources stand on the page that it links to
-            [SOURCE.sub("", cell) for cell in row[:2]]
-            for row in overview.reported({name: escaped(one) for name, one in every.items()})
-        ],
+        # the sources stand on the page that it links to
+        "reported": [[SOURCE.sub("", cell) for cell in row[:2]] for row in overview.reported(every)],
         "rows": overview.IN_README,
     }
     return render("readme", facts)

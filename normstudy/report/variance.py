@@ -84,10 +84,11 @@ def disagreement(tables: Tables, groups: Sequence[str]) -> tuple[float, float, f
     first, second = np.array(list(combinations(range(len(rows)), 2))).T
     kept = seeds[first] != seeds[second]
     first, second = first[kept], second[kept]
+    apart = apart[first, second]
 
     def means(named: np.ndarray) -> tuple[float, float]:
         same = named[first] == named[second]
-        return float(apart[first, second][same].mean()), float(apart[first, second][~same].mean())
+        return float(apart[same].mean()), float(apart[~same].mean())
 
     within, between = means(labels)
     generator = np.random.default_rng(0)

@@ -75,10 +75,10 @@ def bulk_history(run_ids: Sequence[str], metric: str) -> list[Point] | None:
         points = [Point(str(p["run_id"]), int(p["step"]), int(p["timestamp"]), float(p["value"])) for p in found]
     except (mlflow.MlflowException, SQLAlchemyError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    if not answer.ok or (len(points) >= BULK_POINTS and len(run_ids) < 2):
-        return None
-    if len(points) < BULK_POINTS:
+    if answer.ok and len(points) < BULK_POINTS:
         return points
+    if not answer.ok or len(run_ids) < 2:
+        return None
     half = len(run_ids) // 2
     parts = [bulk_history(some, metric) for some in (run_ids[:half], run_ids[half:])]
     return None if None in parts else [point for part in parts if part for point in part]
