@@ -32,9 +32,9 @@ class RayExecutor:
     """
 
     def __init__(self, address: str) -> None:
+        require_answer(address)
         self.ray = import_ray()
         self.missing_since: float | None = None  # by the monotonic clock: no node that a task fits on
-        require_answer(address)
         problem = f"address={address}: no Ray cluster to use" if address else "executor=ray: Ray doesn't start here"
         where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
         with kept_handlers(), no_noise():  # Ray sets handlers of its own
