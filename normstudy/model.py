@@ -10,21 +10,59 @@ crosses from one to the next, so each computes what it would compute alone. Ever
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 CLASSES = 10
 
 
-def batch_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
+class GhostBatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose statistics in training come from `ghost` images each, not from the whole batch.
+
+    The running averages take the mean of the ghosts' statistics. Hoffer et al. 2017, "Train longer, generalize better",
+    algorithm 1.
+    """
+
+    def __init__(self, channels: int, *, ghost: int) -> None:
+        super().__init__(channels)
+        self.ghost = ghost
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        if not self.training:
+            return super().forward(x)
+        count, (channels, height, width) = len(x) // self.ghost, x.shape[1:]
+        # the channels of each ghost beside those of the others, as if they were other channels
+        apart = x.view(count, self.ghost, channels, height, width).transpose(0, 1)
+        averages = [self.get_buffer(name) for name in ("running_mean", "running_var")]
+        mean, variance = (average.repeat(count) for average in averages)
+        normalised = functional.batch_norm(
+            apart.reshape(self.ghost, count * channels, height, width),
+            mean,
+            variance,
+            self.weight.repeat(count),
+            self.bias.repeat(count),
+            training=True,
+            momentum=cast(float, self.momentum),
+            eps=self.eps,
+        )
+        for average, new in zip(averages, (mean, variance), strict=True):
+            average.copy_(new.view(count, channels).mean(0))
+        self.get_buffer("num_batches_tracked").add_(1)
+        return normalised.view(self.ghost, count, channels, height, width).transpose(0, 1).reshape(x.shape)
+
+
+def batch_norm(channels: int, *, groups: int, stack: int = 1, ghost: int = 0) -> nn.Module:
     """y = (x - E[x]) / sqrt(Var[x] + 1e-5) * scale + shift, statistics over N, H, W: one pair a channel.
 
     In eval mode the running averages of training stand in for the batch's statistics.
-    Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2. `groups` has no meaning here.
+    Ioffe and Szegedy 2015, "Batch Normalization", algorithms 1 and 2. With `ghost`, see `GhostBatchNorm`. `groups` has
+    no meaning here.
     """
-    return nn.BatchNorm2d(stack * channels)
+    return GhostBatchNorm(stack * channels, ghost=ghost) if ghost else nn.BatchNorm2d(stack * channels)
 
 
 def group_norm(channels: int, *, groups: int, stack: int = 1) -> nn.Module:
@@ -158,18 +196,19 @@ class DigitNet(nn.Module):
     keep their place (no global pooling after a normalised layer).
     """
 
-    def __init__(self, norm: str, *, network: str = "plain", groups: int = 4, stack: int = 1) -> None:
+    def __init__(self, norm: str, *, network: str = "plain", groups: int = 4, ghost: int = 0, stack: int = 1) -> None:
         """Raises `ValueError` for an unknown norm or network, and for groups that don't divide a layer's channels."""
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
         if network not in NETWORKS:
             raise ValueError(f"unknown network {network!r}; choose from {', '.join(NETWORKS)}")
-        self.norm, self.network, self.groups, self.stack = norm, network, groups, stack
+        self.norm, self.network, self.groups, self.ghost, self.stack = norm, network, groups, ghost, stack
+        options = {"groups": groups, "stack": stack} | ({"ghost": ghost} if ghost else {})  # of BatchNorm alone
         layout = NETWORKS[network]
 
         def normalised(channels: int) -> list[nn.Module]:
-            return [NORMS[norm](channels, groups=groups, stack=stack), nn.ReLU(inplace=True)]
+            return [NORMS[norm](channels, **options), nn.ReLU(inplace=True)]
 
         def convolution(inputs: int, outputs: int, size: int) -> nn.Module:
             # no bias: the norm's shift does its work, and all but `none` would subtract it
@@ -201,7 +240,7 @@ def stacked(networks: Sequence[DigitNet]) -> DigitNet:
     first = networks[0]
     if len(networks) == 1:
         return first
-    together = DigitNet(first.norm, network=first.network, groups=first.groups, stack=len(networks))
+    together = DigitNet(first.norm, network=first.network, groups=first.groups, ghost=first.ghost, stack=len(networks))
     states = [network.state_dict() for network in networks]
     # BatchNorm's count of batches is the only tensor without an axis, and the same for all
     together.load_state_dict(
@@ -217,7 +256,7 @@ def unstacked(together: DigitNet) -> list[DigitNet]:
     """The networks that `stacked` put together, as they are now; of a stack, on the CPU with weights of their own."""
     if together.stack == 1:
         return [together]
-    one = partial(DigitNet, together.norm, network=together.network, groups=together.groups)
+    one = partial(DigitNet, together.norm, network=together.network, groups=together.groups, ghost=together.ghost)
     networks = [one() for _ in range(together.stack)]
     for place, network in enumerate(networks):
         state = together.state_dict().items()
@@ -240,9 +279,15 @@ def penalised_weights(model: nn.Module) -> list[Tensor]:
     return [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
+def l1_parameters(model: nn.Module, on: str) -> list[Tensor]:
+    """What L1 acts on: `penalised_weights`, or with `on` "linear" the last of them, the linear layer's, or with "all"
+    every parameter, the norms' scales and shifts among them."""
+    weights = penalised_weights(model)
+    return list(model.parameters()) if on == "all" else weights[-1:] if on == "linear" else weights
+
+
 def l1_norms(model: nn.Module, *, on: str = "weights", stack: int = 1) -> Float[Tensor, " stack"]:
-    """Sum of the absolute values of each network of the stack: of the penalised weights, or with `on` "all" of every
-    parameter, the norms' scales and shifts among them."""
-    summed = penalised_weights(model) if on == "weights" else model.parameters()
+    """Sum of the absolute values of each network of the stack, over its `l1_parameters`."""
+    summed = l1_parameters(model, on)
     sums = [weight.abs().reshape(len(weight), -1).sum(1).view(stack, -1).sum(1) for weight in summed]
     return torch.stack(sums).sum(0)

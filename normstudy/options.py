@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 PANELS = {  # in which the help shows the settings of a trial
-    "Identity": ("norm", "l1", "l1_on", "seed"),
-    "Data": ("dataset", "train_size", "val_size"),
-    "Model": ("network", "groups"),
-    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup"),
+    "Identity": ("norm", "l1", "l1_on", "l1_method", "seed"),
+    "Data": ("dataset", "train_size", "val_size", "split"),
+    "Model": ("network", "groups", "ghost_batch"),
+    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup", "label_smoothing", "average"),
     "Augmentation": ("rotation", "translation", "scale"),
     "Machine": ("device", "threads", "kernels"),
 }

@@ -6,11 +6,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
@@ -19,14 +19,15 @@ from normstudy.data import MEMORY_FORMAT, Batches, Data, TrainingStream, load_da
 from normstudy.errors import ConfigError, Diverged, Interrupted, Superseded
 from normstudy.evaluate import Evaluation, evaluate_stack
 from normstudy.model import DigitNet, count_parameters, stacked, unstacked
-from normstudy.step import Step, build_optimizer, training_step
+from normstudy.step import Step, build_optimizer, moving_average, training_step
 from normstudy.tracking import Metric, RunLog, Tracker
 
 StopCheck = Callable[[], int | None]  # the number of a signal that asked to stop, once one did
 
 
 def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopCheck = lambda: None) -> DigitNet:
-    """Train `config`, log each epoch and the last one's result to `tracker`, return the trained model.
+    """Train `config`, log each epoch and the last one's result to `tracker`, return the trained model, or with
+    `average` the moving average of its weights, which is what is evaluated then.
 
     `stop_signal` is asked at each batch; a signal's number ends the run as KILLED.
 
@@ -55,21 +56,23 @@ def train_together(
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)
     stream = TrainingStream(data.train, config, seeds)
-    training = (model, optimizer, schedule, stream.generators())
+    average = moving_average(model, config.average)
+    result = cast(DigitNet, average.module) if average else model
+    training = (nn.ModuleList([model, average]) if average else model, optimizer, schedule, stream.generators())
     stopped: list[Diverged | Superseded] = []
 
     with open_runs(configs, tracker, data, model, device) as runs, progress_bar(config, seeds, steps) as bar:
         checkpoints = tracker.checkpoints(configs)
         done = checkpoints.restore(training)
         announce_resumed(bar, done, config, steps)
-        step = training_step(model, optimizer, config)
+        step = training_step(model, optimizer, config, average)
         for epoch in range(done + 1, config.epochs + 1):
             started, learning_rate = time.perf_counter(), float(schedule.get_last_lr()[0])
             model.train()
             outcomes = train_epoch(step, schedule, watched(stream.epoch(), bar, stop_signal))
-            tests = evaluate_stack(model, data.test)
-            vals = evaluate_stack(model, data.val) if data.val is not None else [None] * len(seeds)
-            networks = unstacked(model) if epoch == config.epochs else []
+            tests = evaluate_stack(result, data.test)
+            vals = evaluate_stack(result, data.val) if data.val is not None else [None] * len(seeds)
+            networks = unstacked(result) if epoch == config.epochs else []
             shared = {Metric.LEARNING_RATE: learning_rate, Metric.EPOCH_SECONDS: time.perf_counter() - started}
             for place, run in list(runs.items()):
                 answers = outcomes[:, :, place], tests[place], vals[place]
@@ -198,7 +201,7 @@ def initial_model(config: TrainConfig) -> DigitNet:
 def build_model(config: TrainConfig) -> DigitNet:
     """The configured network. Raises `ConfigError` where groups and channels don't fit."""
     try:
-        return DigitNet(config.norm, network=config.network, groups=config.groups)
+        return DigitNet(config.norm, network=config.network, groups=config.groups, ghost=config.ghost_batch)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

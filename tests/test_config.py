@@ -1,7 +1,7 @@
 """The configuration refuses what can't be, names it, and identifies a trial."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -50,6 +50,9 @@ EDGES: dict[str, tuple[Sequence[float], Sequence[float]]] = {  # the lowest and 
     "rotation": ([0, 180], [-1e-9, 180.1]),
     "translation": ([0, 14], [-1e-9, 14.1]),
     "scale": ([0, 0.999], [-1e-9, 1]),
+    "label_smoothing": ([0, 0.999], [-1e-9, 1]),
+    "average": ([0, 0.999], [-1e-9, 1]),
+    "split": ([0, 2**31 - 1], [-1, 2**31]),
     "seed": ([0, 2**31 - 1], [-1, 2**31]),
     "val_size": ([0, 59_968], [-1, 60_000]),
     "train_size": ([0, 60_000], [-1, 60_001]),
@@ -66,6 +69,15 @@ def test_each_number_has_its_bounds(name: str) -> None:
             TrainConfig.of(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "values", [{"ghost_batch": 1}, {"ghost_batch": 5}, {"ghost_batch": 8, "norm": "gn"}, {"ghost_batch": 64}], ids=str
+)
+def test_ghosts_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
+    size = values["ghost_batch"]
+    with pytest.raises(ConfigError, match=f"^ghost_batch {size} needs norm bn, at least 2 images and batch_size 32 as"):
+        TrainConfig.of(**{"norm": "bn", **values})
+
+
 def test_a_group_is_named_by_its_variant_and_what_its_trials_differ_in_and_what_has_an_effect() -> None:
     configs = [TrainConfig(norm=norm, l1=l1, groups=g) for norm in ("gn", "bn") for l1 in (0, 1e-5) for g in (2, 4)]
     assert group_labels(configs) == [
@@ -79,7 +91,7 @@ def test_a_group_is_named_by_its_variant_and_what_its_trials_differ_in_and_what_
 
 def test_trial_key_depends_on_every_field_but_the_device() -> None:
     other = {
-        "norm": "bn",
+        "norm": "gn",
         "l1": 1.0,
         "l1_on": "all",
         "network": "wide",
@@ -91,11 +103,14 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
         "warmup": 0.5,
         "scale": 0.5,
         "kernels": "fast",
+        "l1_method": "proximal",
+        "label_smoothing": 0.1,
+        "average": 0.9,
     }
     for name, field in TrainConfig.model_fields.items():
         value = other.get(name, (field.default or 1) * 2)
-        changed = TrainConfig.of(**{name: value})
-        assert (changed.trial_key == TrainConfig().trial_key) == (name == "device"), name
+        changed = TrainConfig.of(**{"norm": "bn", name: value})
+        assert (changed.trial_key == TrainConfig(norm="bn").trial_key) == (name == "device"), name
 
 
 def test_trial_key_does_not_depend_on_spelling() -> None:

@@ -118,6 +118,14 @@ def test_held_out_images_are_stratified_fixed_and_never_trained_on() -> None:
     assert (whole.val.labels.bincount() - share).abs().max() <= 1
 
 
+def test_another_split_holds_out_other_images() -> None:
+    first, other = (load_data(TrainConfig(val_size=6_000, split=split), CPU).val for split in (0, 1))
+    assert first is not None
+    assert other is not None
+    shared = len(set(first.indices.tolist()) & set(other.indices.tolist()))
+    assert 500 < shared < 700  # of independent tenths, a hundredth
+
+
 STILL = {"rotation": 0.0, "translation": 0.0, "scale": 0.0}
 
 

@@ -1,5 +1,6 @@
 """The norms against first principles and torch; the net and its budget."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -83,6 +84,22 @@ def test_batch_norm_in_eval_mode_uses_the_running_averages() -> None:
     torch.testing.assert_close(layer.eval()(x), normalised * weight[:, None, None] + bias[:, None, None])
 
 
+def test_ghost_batch_norm_takes_each_ghost_for_a_batch_and_averages_the_running_statistics() -> None:
+    layer, _ = layer_and_input("bn")
+    x = 3 + 2 * torch.randn(6, CHANNELS, 4, 3, dtype=torch.float64)
+    ghosts = NORMS["bn"](CHANNELS, groups=GROUPS, ghost=2).double()
+    ghosts.load_state_dict(layer.state_dict())
+    parts, found = [], ghosts(x)
+    for place in (0, 2, 4):
+        alone = copy.deepcopy(layer)
+        torch.testing.assert_close(found[place : place + 2], alone(x[place : place + 2]))
+        parts.append(alone.state_dict())
+    for name, value in ghosts.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([part[name].double() for part in parts]).mean(0).to(value))
+    layer.load_state_dict(ghosts.state_dict())
+    torch.testing.assert_close(ghosts.eval()(x), layer.eval()(x))
+
+
 def test_group_norm_ends_at_layer_norm_and_instance_norm_and_layer_norm_is_torchs_over_chw() -> None:
     _, x = layer_and_input("gn")
     for groups, name in ((1, "ln"), (CHANNELS, "in")):
@@ -146,33 +163,39 @@ def test_l1_norm_sums_convolution_and_linear_weights_or_all_parameters() -> None
         assert (parameter.ndim > 1) == any(parameter is weight for weight in penalised_weights(model)), name
     weights = 8 * 25 + 8 * 16 * 9 + 16 * 16 * 9 * 2 + 16 * 9 * 10
     assert l1_norms(model).tolist() == [2.0 * weights]
+    assert l1_norms(model, on="linear").tolist() == [2.0 * 16 * 9 * 10]
     assert l1_norms(model, on="all").tolist() == [2.0 * weights + 8.0 * (count_parameters(model) - weights)]
 
 
-STACKS = [*((norm, "plain") for norm in NORMS), ("bn", "narrow"), ("gn", "late")]  # the last two have skips
+STACKS = [  # the last two have skips
+    *((norm, "plain", 0) for norm in NORMS),
+    *(("bn", "plain", 2), ("bn", "narrow", 0), ("gn", "late", 0)),
+]
 
 
-def stack_of_three(norm: str, network: str) -> tuple[DigitNet, list[DigitNet]]:
+def stack_of_three(norm: str, network: str, ghost: int = 0) -> tuple[DigitNet, list[DigitNet]]:
     """A stack and the networks in it, all in float64."""
     torch.manual_seed(0)
-    networks = [DigitNet(norm, network=network, groups=2) for _ in range(3)]
+    networks = [DigitNet(norm, network=network, groups=2, ghost=ghost) for _ in range(3)]
     for one in networks:
         for parameter in one.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     return stacked(networks).double(), [one.double() for one in networks]
 
 
-@pytest.mark.parametrize(("norm", "network"), STACKS)
-def test_each_network_of_a_stack_computes_what_it_computes_alone_and_comes_back(norm: str, network: str) -> None:
-    together, alone = stack_of_three(norm, network)
+@pytest.mark.parametrize(("norm", "network", "ghost"), STACKS)
+def test_each_network_of_a_stack_computes_what_it_computes_alone_and_comes_back(
+    norm: str, network: str, ghost: int
+) -> None:
+    together, alone = stack_of_three(norm, network, ghost)
     images = torch.randn(4, 3, 28, 28, dtype=torch.float64)
     logits = together(images)
     assert logits.shape == (4, 3, CLASSES)
     for place, (one, found) in enumerate(zip(alone, unstacked(together), strict=True)):
         torch.testing.assert_close(logits[:, place], one(images[:, place : place + 1]))
-        assert (found.norm, found.network, found.groups) == (norm, network, 2)
+        assert (found.norm, found.network, found.groups, found.ghost) == (norm, network, 2, ghost)
         for name, value in one.state_dict().items():  # statistics, too
             torch.testing.assert_close(found.state_dict()[name], value.float() if value.ndim else value)
-    for on in ("weights", "all"):
+    for on in ("weights", "linear", "all"):
         expected = torch.stack([l1_norms(one, on=on)[0] for one in alone])
         torch.testing.assert_close(l1_norms(together, on=on, stack=3), expected)

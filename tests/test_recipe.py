@@ -10,7 +10,7 @@ from torch.nn import functional
 from normstudy.config import TrainConfig
 from normstudy.data import MEMORY_FORMAT, TrainingStream, load_data
 from normstudy.model import NORMS, DigitNet
-from normstudy.step import build_optimizer, training_step
+from normstudy.step import build_optimizer, followed, moving_average, training_step
 from normstudy.train import initial_model, make_reproducible
 
 CPU = torch.device("cpu")
@@ -30,10 +30,20 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def loss_of(model: DigitNet, config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, and lambda times the sum of the absolute values of all weights or parameters."""
-    summed = [p for name, p in model.named_parameters() if config.l1_on == "all" or is_decayed(name)]
-    cross_entropy = -functional.log_softmax(logits, dim=1)[range(len(labels)), labels].mean()
-    return cross_entropy + config.l1 * torch.stack([p.abs().sum() for p in summed]).sum()
+    """Cross-entropy, smoothed towards all digits, and lambda times the sum of the absolute values."""
+    log_probability = functional.log_softmax(logits, dim=1)
+    true, every = log_probability[range(len(labels)), labels].mean(), log_probability.mean()
+    cross_entropy = -(1 - config.label_smoothing) * true - config.label_smoothing * every
+    if config.l1_method == "proximal":
+        return cross_entropy
+    return cross_entropy + config.l1 * torch.stack([p.abs().sum() for p in summed(model, config)]).sum()
+
+
+def summed(model: DigitNet, config: TrainConfig) -> list[Tensor]:
+    """What the penalty acts on."""
+    if config.l1_on == "linear":
+        return [model.classifier.weight]
+    return [p for name, p in model.named_parameters() if config.l1_on == "all" or is_decayed(name)]
 
 
 def is_decayed(name: str) -> bool:
@@ -47,6 +57,8 @@ def is_decayed(name: str) -> bool:
         *({"norm": norm} for norm in NORMS),
         {"norm": "bn", "l1": 1e-2, "l1_on": "all", "warmup": 0.5},
         {"norm": "gn", "l1": 1e-2, "momentum": 0.0, "lr": 0.3},
+        {"norm": "ln", "l1": 1e-2, "l1_on": "linear", "label_smoothing": 0.2},
+        {"norm": "bn", "l1": 1e-2, "l1_method": "proximal"},
     ],
     ids=str,
 )
@@ -74,8 +86,32 @@ def test_ten_steps_are_those_of_the_formulas(settings: dict[str, object]) -> Non
             decayed = gradient + (0.1 * parameter.data if is_decayed(name) else 0)
             buffers[name] = config.momentum * buffers[name] + decayed if number else decayed
             parameter.data -= rate * (decayed + config.momentum * buffers[name])
+        if config.l1_method == "proximal":  # towards 0, by no more than is left
+            for weight in summed(reference, config):
+                most = rate * config.l1 / (1 - config.momentum)
+                weight.data -= weight.data.clamp(-most, most)
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_the_moving_average_begins_at_the_first_step_and_takes_in_weights_and_statistics() -> None:
+    model = DigitNet("bn").double()
+    average = moving_average(model, 0.75)
+    assert average is not None
+    states = []
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        for value in model.state_dict().values():
+            value.add_(torch.randn_like(value) if value.is_floating_point() else 0)  # BatchNorm's count decides nothing
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return images
+
+    for _ in range(3):
+        followed(step, model, average)(torch.zeros(1), torch.zeros(1))
+    for name, value in average.module.state_dict().items():
+        first, second, third = (state[name] for state in states)
+        expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+        torch.testing.assert_close(value, expected, check_dtype=False, msg=name)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -72,6 +72,16 @@ def test_reported_train_loss_is_cross_entropy_without_the_penalty() -> None:
     assert without.epochs[0][Metric.TRAIN_PENALTY] == 0
 
 
+def test_with_an_average_the_network_that_it_makes_is_the_result() -> None:
+    plain, _ = trained(norm="bn")
+    result, run = trained(norm="bn", average=0.75)
+    assert not torch.equal(result.classifier.weight, plain.classifier.weight)
+    torch.testing.assert_close(result.classifier.weight, plain.classifier.weight, rtol=0.2, atol=0.02)
+    assert run.evaluation is not None
+    found = evaluate(result, load_images()[1].take(torch.arange(500)))
+    torch.testing.assert_close(found.logits, run.evaluation.logits)
+
+
 def test_epochs_are_logged_once_each_from_one_with_every_metric() -> None:
     _, run = trained(val_size=1_000)
     assert run.steps == [1, 2]

@@ -47,9 +47,9 @@ def measure(experiment: Experiment, stop_signal: StopCheck) -> int:
     done = 0
     for name in map(Measure, experiment.measures):
         runs = without_measure(experiment.configs, name, may_diverge=experiment.may_diverge)
-        by_data: dict[tuple[str, int], list[tuple[TrainConfig, str]]] = {}
+        by_data: dict[tuple[str, int, int], list[tuple[TrainConfig, str]]] = {}
         for config, run_id in runs:
-            by_data.setdefault((config.dataset, config.val_size), []).append((config, run_id))
+            by_data.setdefault((config.dataset, config.val_size, config.split), []).append((config, run_id))
         with tqdm(total=len(runs), desc=name, unit="run", disable=None) as bar:
             for same_data in by_data.values():
                 way = WAYS[name](load_data(same_data[0][0], torch.device("cpu")))
