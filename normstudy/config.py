@@ -18,7 +18,7 @@ TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})  # the main three
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
-ADDED = ("l1_on", "l1_method", "ghost_batch", "label_smoothing", "average", "split", "kernels")
+ADDED = ("l1_on", "l1_method", "ghost_batch", "init", "label_smoothing", "average", "split", "kernels")
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion")  # of robustness.py
 BINS = 15  # of confidence, in its reliability tables
@@ -52,6 +52,7 @@ class TrainConfig(BaseModel):
     dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
     ghost_batch: int = Field(0, ge=0, description="images that share BatchNorm's statistics in training; 0: the batch")
+    init: Literal["default", "he"] = Field("default", description="initial convolutions: torch's, or He et al. 2015")
     epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
     batch_size: int = Field(32, ge=2, description="images per step")
     lr: Number = Field(0.03, gt=0, description="peak learning rate of the one-cycle schedule")
@@ -169,10 +170,10 @@ def group_labels(configs: Sequence[TrainConfig]) -> list[str]:
 
 
 def _has_effect(name: str, config: TrainConfig) -> bool:
-    """False for what a penalty of 0 would act on, and for groups where the norm has none."""
-    return (
-        bool(config.l1) if name in ("l1", "l1_on", "l1_method") else config.norm == "gn" if name == "groups" else True
-    )
+    """False for what a penalty of 0 would act on, and for groups and ghosts where the norm has none."""
+    if name in ("l1", "l1_on", "l1_method"):
+        return bool(config.l1)
+    return config.norm == {"groups": "gn", "ghost_batch": "bn"}.get(name, config.norm)
 
 
 def _shortest(value: Any) -> str:

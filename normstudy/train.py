@@ -18,7 +18,7 @@ from normstudy.config import TrainConfig
 from normstudy.data import MEMORY_FORMAT, Batches, Data, TrainingStream, load_data
 from normstudy.errors import ConfigError, Diverged, Interrupted, Superseded
 from normstudy.evaluate import Evaluation, evaluate_stack
-from normstudy.model import DigitNet, count_parameters, stacked, unstacked
+from normstudy.model import DigitNet, count_parameters, penalised_weights, stacked, unstacked
 from normstudy.step import Step, build_optimizer, moving_average, training_step
 from normstudy.tracking import Metric, RunLog, Tracker
 
@@ -195,7 +195,11 @@ def keep_freed_memory() -> None:
 def initial_model(config: TrainConfig) -> DigitNet:
     """The network as its seed begins it, whatever was drawn before."""
     torch.manual_seed(config.seed)
-    return build_model(config)
+    model = build_model(config)
+    if config.init == "he":  # He et al. 2015, "Delving Deep into Rectifiers", section 2.2
+        for weight in penalised_weights(model)[:-1]:
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    return model
 
 
 def build_model(config: TrainConfig) -> DigitNet:

@@ -106,6 +106,7 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
         "l1_method": "proximal",
         "label_smoothing": 0.1,
         "average": 0.9,
+        "init": "he",
     }
     for name, field in TrainConfig.model_fields.items():
         value = other.get(name, (field.default or 1) * 2)

@@ -93,8 +93,18 @@ def test_a_sweep_of_any_number_names_each_norms_best_value_and_where_it_diverged
     configs = [TrainConfig(norm="bn", momentum=momentum, seed=seed) for momentum in (0.0, 0.5, 0.99) for seed in (0, 1)]
     accuracy = {0.0: 0.97, 0.5: 0.98}
     tables = made(configs, lambda config: accuracy.get(config.momentum, None if config.seed else 0.99))
-    assert said("sweep", tables) == ["BN, by momentum: best at 0.5 (98.00 %); diverged at 0.99 (1 of 2 runs)."]
+    assert said("sweep", tables) == [
+        "Momentum 0: BN 97.00 %.",
+        "Momentum 0.5: BN 98.00 %.",
+        "BN, by momentum: best at 0.5 (98.00 %); diverged at 0.99 (1 of 2 runs).",
+    ]
     assert set(sweeps.sweep_figures(tables)) == {"error_rate"}
+    lengths = [TrainConfig(norm=norm, epochs=epochs) for epochs in (1, 4, 20) for norm in ("gn", "bn")]
+    tables = made(lengths, lambda config: 0.99 if config.epochs == 20 else 0.9 if config.norm == "gn" else 0.95)
+    assert said("sweep", tables)[:2] == [
+        "Epochs 1: BN 95.00 %, GN 90.00 %, at most 5.00 points apart.",
+        "Epochs 20: GN 99.00 %, BN 99.00 %, at most 0.00 points apart.",
+    ]
     for others, named in (([], "no setting"), ([TrainConfig(lr=0.1, epochs=3)], "epochs, lr")):
         with pytest.raises(ReportError, match=f"report=sweep: {named} varies; expected one that is a number"):
             said("sweep", made([TrainConfig(), *others], lambda config: 0.98))

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.project import PROJECT
-from helpers.tables import made, of_kind
+from helpers.tables import made, measured, of_kind, said, trials
 
 from normstudy.config import VARIANTS, TrainConfig
 from normstudy.experiment import About, Kind
-from normstudy.report import load_all, pages, sweeps
-from normstudy.report.tables import ErrorTables, Tables
+from normstudy.report import load_all, measures, pages, sweeps
+from normstudy.report.tables import CollapseTables, ErrorTables, Tables
 from normstudy.report.text import TEMPLATES
 
 EXPORTED = load_all(PROJECT / "results")
@@ -125,3 +125,34 @@ def test_text_that_looks_like_a_number_is_text_after_loading(tmp_path: Path) -> 
 def test_page_says_whether_its_comparisons_were_planned(about: About, said: str) -> None:
     configs = [TrainConfig(**variant, seed=seed) for seed in range(3) for variant in VARIANTS]
     assert said in pages.page("mine", made(configs, lambda config: 0.99 + config.seed / 1_000, about=about), {})
+
+
+def test_each_norms_own_best_recipe_stands_beside_the_first_one_tried() -> None:
+    tables = made(
+        trials("tuning"), lambda config: 0.99, val_loss=lambda config: 0.05 + config.lr * (config.norm != "gn")
+    )
+    found = [text for text in said("held_out", tables) if "own lowest" in text]
+    assert len(found) == 3
+    assert found[2].startswith("BN's own lowest held-out loss: batch_size 16, lr 0.00")
+    assert found[2].endswith("with the recipe that was tried first 0.0800 nats.")
+    assert "tried first 0.0500 nats" in found[0]
+
+
+def test_collapse_is_told_by_each_way_to_penalise_under_each_schedule() -> None:
+    configs = trials("collapse_causes", seeds=1)
+    kinds = [{"statistics": kind, "accuracy": 0.9} for kind in ("as trained", "re-estimated")]
+    tables = made(configs, lambda config: 0.97 if config.l1_method == "proximal" else 0.99 - 10 * config.l1)
+    told = of_kind(
+        CollapseTables,
+        tables,
+        statistics=measured(tables, lambda config: kinds if config.norm == "bn" else kinds[:1]),
+    )
+    ways = [
+        f"97.00 % (weights by proximal steps, {ends})" if proximal else f"89.00 % ({summed}, {ends})"
+        for ends in ("rate ends at 0", "rate ends at its peak")
+        for summed, proximal in (("weights", False), ("", True), ("linear layer", False))
+    ]
+    [first] = [text for text in said("collapse", told) if text.startswith("BN at lambda 0.01")]
+    assert sorted(first.removesuffix(".").partition(": ")[2].split("), ")) == sorted(", ".join(ways).split("), "))
+    assert len(measures.collapse_table(told).splitlines()[0].split("|")) == 2 + 1 + 12
+    assert set(measures.collapse_figures(told)) == {"error_rate"}

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from normstudy.config import TrainConfig
 from normstudy.data import MEMORY_FORMAT, TrainingStream, load_data
-from normstudy.model import NORMS, DigitNet
+from normstudy.model import NORMS, DigitNet, penalised_weights
 from normstudy.step import build_optimizer, followed, moving_average, training_step
 from normstudy.train import initial_model, make_reproducible
 
@@ -122,6 +122,15 @@ def test_weight_decay_acts_on_the_convolutions_and_the_linear_layer_alone(norm: 
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.2, 0)
     assert {names[id(parameter)] for parameter in decayed["params"]} == {f"{layer}.weight" for layer in DECAYED}
     assert len(decayed["params"]) + len(others["params"]) == len(names) == 14
+
+
+def test_hes_initial_convolutions_have_the_deviation_of_his_formula() -> None:
+    weights = [penalised_weights(initial_model(TrainConfig(init="he", seed=seed))) for seed in range(20)]
+    for drawn in list(zip(*weights, strict=True))[:-1]:
+        fan_in = drawn[0][0].numel()
+        assert torch.stack(drawn).std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+    plain = initial_model(TrainConfig(seed=0)).classifier.weight
+    assert weights[0][-1].std().item() == pytest.approx(plain.std().item(), rel=0.1)
 
 
 @pytest.mark.parametrize(("warmup", "peak"), [(0.3, 29), (0.5, 49)])

@@ -17,7 +17,7 @@ from normstudy.stats import ROUNDING, SIGNIFICANCE, Comparison, compare_pairs, m
 CLEAR = 0.005  # a loss of accuracy that two seeds can show: three times what chance puts between them
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
-SUMMED = {"weights": "weights", "all": "all parameters"}  # what L1 is summed over
+SUMMED = {"weights": "weights", "linear": "linear layer", "all": "all parameters"}  # what L1 is summed over
 RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate never comes down
 
 
@@ -99,14 +99,18 @@ def falls_from(mean: pd.Series) -> float | None:
 
 
 def suspects(tables: Tables) -> pd.DataFrame:
-    """The results with the norm as `family` and as group what L1 is summed over and how the learning rate ends.
+    """The results with the norm as `family` and as group what L1 is summed over, whether by proximal steps, and how the
+    learning rate ends.
 
-    Without L1 it doesn't matter what it would be summed over, so those runs stand in both.
+    Without L1 it doesn't matter what it would be, so those runs stand in all.
     """
     rows = by_norm(tables)
-    both = pd.concat([rows, rows[rows["l1"] == 0].assign(l1_on="all")])
-    ends = np.where(both["warmup"] > RISES_TO_THE_END, "rate ends at its peak", "rate ends at 0")
-    return both.assign(family=both["group"], group=both["l1_on"].map(SUMMED) + ", " + ends)
+    method = rows.get("l1_method", pd.Series("subgradient", rows.index))
+    rows["summed"] = rows["l1_on"].map(SUMMED) + np.where(method == "proximal", " by proximal steps", "")
+    _, *others = dict.fromkeys(rows["summed"])
+    every = pd.concat([rows, *(rows[rows["l1"] == 0].assign(summed=other) for other in others)])
+    ends = np.where(every["warmup"] > RISES_TO_THE_END, "rate ends at its peak", "rate ends at 0")
+    return every.assign(family=every["group"], group=every["summed"] + ", " + ends)
 
 
 def collapse_table(tables: CollapseTables) -> str:

@@ -22,7 +22,10 @@ CHANCE = 0.2  # accuracy up to which a network of ten classes has learned nothin
 TRAINS = 0.98  # accuracy from which on a network counts as trained
 GOAL = 0.99
 BUDGETS = (4_000, 8_000, math.inf)  # parameters
-RECIPE = ("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale")
+RECIPE = (
+    *("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale"),
+    *("average", "label_smoothing"),
+)
 WORDS = {"l1": "lambda", "lr": "learning rate"}
 USUAL = 64  # images a batch, what the smallest batches are held against
 
@@ -77,8 +80,14 @@ def sweep_figures(tables: Tables) -> dict[str, Picture]:
 
 def sweep_facts(tables: Tables) -> Facts:
     """For each norm the best value of the setting, and where it diverged."""
-    setting = varied(tables)
-    return {"setting": setting.replace("_", " "), "norms": _norms(by_norm(tables), setting)}
+    setting, rows = varied(tables), by_norm(tables)
+    means = cell_means(rows, setting).dropna()
+    ends = means.loc[sorted({*means.index[:1], *means.index[-1:]})]
+    return {
+        "setting": setting.replace("_", " "),
+        "norms": _norms(rows, setting),
+        "ends": {value: means.sort_values(ascending=False).to_dict() for value, means in ends.iterrows()},
+    }
 
 
 def _norms(rows: pd.DataFrame, setting: str) -> dict[str, Facts]:
@@ -189,7 +198,7 @@ def tried(results: pd.DataFrame) -> pd.DataFrame:
 
     Lambda is named, and `other_l1` true, where it is not that of the norm's first run, as the norms don't share one.
     """
-    varied = [name for name in RECIPE if results[name].nunique() > 1]
+    varied = [name for name in RECIPE if name in results and results[name].nunique() > 1]
     settings = [", ".join(f"{name} {short(row[name])}" for name in varied) for row in results.to_dict(orient="records")]
     rows = results.assign(settings=settings, variant=results["norm"].str.upper())
     rows["other_l1"] = rows["l1"] != rows.groupby("norm")["l1"].transform("first")
@@ -229,8 +238,18 @@ def held_out_facts(tables: Tables) -> Facts:
         "counts": rows.groupby("variant", sort=False).size().to_dict(),
         "chosen": chosen,
         "of_variants": _lowest_two(rows[rows["tried"] == best], "variant") if len(chosen) == 1 and other.empty else {},
+        "of_norms": _own_best(rows) if rows["seed"].nunique() > 1 else {},
         "of_lambdas": _lowest_two(bn, "l1") if bn["l1"].nunique() > 1 else {},
     }
+
+
+def _own_best(rows: pd.DataFrame) -> dict[str, Facts]:
+    """For each variant its own two lowest mean losses, and that of what was tried first."""
+    found = {}
+    for name, runs in rows.groupby("variant", sort=False):
+        first = runs.loc[runs["tried"] == runs["tried"].iloc[0], "val_loss"].mean()
+        found[str(name)] = {"lowest": _lowest_two(runs, "tried"), "first": first}
+    return found
 
 
 def _lowest_two(rows: pd.DataFrame, column: str) -> dict[str, float]:
