@@ -32,6 +32,8 @@ Kind = Literal[  # a row of `KINDS` in report/pages.py
     "learning_rate",
     "shift",
     "calibration",
+    "overfitting",
+    "temperature",
 ]
 STRICT = ConfigDict(strict=True, extra="forbid")
 PACKAGE = Path(__file__).parent
@@ -66,7 +68,9 @@ class Experiment(Settings):
     command_of_part: str = ""  # what trains just these configurations, where they are not all of the file as it is
     may_diverge: bool = False  # a loss that is not finite is a result, not a failure of the study
     # what `normstudy measure` adds to its runs
-    measures: Annotated[tuple[Literal["weights", "statistics", "shift", "calibration"], ...], Strict(False)] = ()
+    measures: Annotated[
+        tuple[Literal["weights", "statistics", "shift", "calibration", "training", "crossfit"], ...], Strict(False)
+    ] = ()
 
     @property
     def parts(self) -> dict[str, str]:

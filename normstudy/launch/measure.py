@@ -21,7 +21,7 @@ from normstudy.files import require_archives
 from normstudy.model import DigitNet
 from normstudy.provenance import usable_cores
 from normstudy.report.read import read_artifact, without_measure
-from normstudy.robustness import calibration, shift_table, shifted, zero_share
+from normstudy.robustness import calibration, cross_fitted, shift_table, shifted, zero_share
 from normstudy.tracking import Artifact, Measure
 from normstudy.tracking.result import write_json
 from normstudy.tracking.store import log_to_run
@@ -123,9 +123,26 @@ def calibrated(data: Data) -> Way:
     return tables
 
 
+def trained_on(data: Data) -> Way:
+    """What the network makes of the images that it was trained on, without augmentation."""
+
+    def table(model: DigitNet) -> Measured:
+        found = evaluate(model, data.train)
+        return {Measure.TRAINING: pd.DataFrame({"accuracy": [found.accuracy], "loss": [found.loss]})}
+
+    return table
+
+
+def crossfitted(data: Data) -> Way:
+    """Its temperature on the test images, fold by fold."""
+    return lambda model: {Measure.CROSSFIT: cross_fitted(evaluate(model, data.test).logits, data.test.labels)}
+
+
 WAYS: dict[Measure, Callable[[Data], Way]] = {
     Measure.WEIGHTS: weights,
     Measure.STATISTICS: statistics,
     Measure.SHIFT: shift,
     Measure.CALIBRATION: calibrated,
+    Measure.TRAINING: trained_on,
+    Measure.CROSSFIT: crossfitted,
 }

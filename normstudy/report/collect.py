@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from normstudy.config import TRAIN_IMAGES, TrainConfig
 from normstudy.errors import one_line
 from normstudy.experiment import About
 from normstudy.figures import ten_worst
@@ -42,9 +43,14 @@ def tables_of(kind: type[T], study: str, records: Sequence[TrialRecord], *, abou
     }
     if issubclass(kind, ErrorTables):
         more["images"] = _images(tables, records)
-    else:
+    elif kind is not Tables or not all(is_full_size(record.config) for record in records):
         tables = replace(tables, misclassified=tables.misclassified[:0])
     return kind(**vars(tables), **more)
+
+
+def is_full_size(config: TrainConfig) -> bool:
+    """Whether a trial sees as many images, as often, as those of the main comparison."""
+    return config.training_images == TRAIN_IMAGES and config.epochs >= TrainConfig().epochs
 
 
 def _images(tables: Tables, records: Sequence[TrialRecord]) -> pd.DataFrame:

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 
 from normstudy.figures import Picture
-from normstudy.report import charts, error_charts
+from normstudy.report import charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means, sweep_table
-from normstudy.report.tables import CalibrationTables, CollapseTables, PenaltyTables, ShiftTables, Tables
-from normstudy.report.text import either
+from normstudy.report.tables import (
+    CollapseTables,
+    PenaltyTables,
+    Tables,
+)
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import ROUNDING, SIGNIFICANCE, Comparison, compare_pairs, mean_interval
+from normstudy.stats import ROUNDING
 
 CLEAR = 0.005  # a loss of accuracy that two seeds can show: three times what chance puts between them
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
@@ -148,68 +151,3 @@ def collapse_facts(tables: CollapseTables) -> Facts:
             for suspect, runs in rows[rows["norm"] == "bn"].groupby("group", sort=False)
         },
     }
-
-
-def shift_figures(tables: ShiftTables) -> dict[str, Picture]:
-    """Errors under each corruption."""
-    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean.")
-    return {"shift": error_charts.draw_shift(tables.shift, said)}
-
-
-def shifted_means(tables: ShiftTables) -> pd.DataFrame:
-    """Mean accuracy over all corruptions and severities, a row a seed, a column a group and kind of statistics."""
-    rows = tables.shift[tables.shift["severity"] > 0]
-    again = rows["statistics"] == STATISTICS[1]
-    named = rows.assign(group=rows["group"].where(~again, rows["group"] + ", " + STATISTICS[1]))
-    order = list(dict.fromkeys(named["group"]))
-    return named.pivot_table(index="seed", columns="group", values="accuracy")[order]
-
-
-def shift_pairs(tables: ShiftTables) -> list[Comparison]:
-    """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
-    means = shifted_means(tables)
-    if len(means) < 2:
-        return []
-    return compare_pairs(means, [(name, "BN") for name in means if name != "BN"])
-
-
-def shift_facts(tables: ShiftTables) -> Facts:
-    """Which norm bears shifted images, and the corruption that all bear worst."""
-    means = shifted_means(tables)
-    shifted = tables.shift[tables.shift["severity"] > 0]
-    severest = shifted["severity"].max()
-    trained = shifted[(shifted["statistics"] != STATISTICS[1]) & (shifted["severity"] == severest)]
-    worst = trained.pivot_table(index="corruption", columns="group", values="accuracy", sort=False)
-    hardest = worst.mean(axis=1).idxmin()
-    accuracies = worst.loc[hardest]
-    return {
-        "means": means.mean().sort_values(ascending=False, kind="stable").to_dict(),
-        "seeds": len(means),
-        "corruptions": shifted["corruption"].nunique(),
-        "severities": (shifted["severity"].min(), severest),
-        "pairs": shift_pairs(tables),
-        "hardest": {"corruption": hardest, "lowest": accuracies.idxmin(), "highest": accuracies.idxmax()},
-        "accuracies": accuracies.to_dict(),
-    }
-
-
-def calibration_figures(tables: CalibrationTables) -> dict[str, Picture]:
-    """The gap between accuracy and confidence, before and after the temperature."""
-    said = note(
-        tables,
-        f"The temperature was fitted on {either(tables.results['val_size'])} held-out training images. Bars: 95 % "
-        "interval of the mean over seeds; below 0: overconfident. Bins of fewer than "
-        f"{error_charts.FEWEST} images are left out.",
-    )
-    return {"calibration": error_charts.draw_calibration(tables.reliability, tables.calibration, said)}
-
-
-def calibration_facts(tables: CalibrationTables) -> Facts:
-    """Whether the networks know how sure they are: the means of each group, and the simultaneous
-    interval of its temperature."""
-    found, every = {}, tables.calibration.groupby("group", sort=False)
-    for group, rows in every:
-        temperatures, confidence = rows["temperature"].to_numpy(), 1 - SIGNIFICANCE / len(every)
-        interval = mean_interval(temperatures, confidence=confidence) if len(rows) > 1 else None
-        found[str(group)] = {**rows.mean(numeric_only=True), "interval": interval, "seeds": len(rows)}
-    return {"groups": found}

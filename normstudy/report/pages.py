@@ -9,17 +9,19 @@ from typing import Any, Generic
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
 from normstudy.figures import Picture
-from normstudy.report import errors, groups, measures, overview, sweeps
+from normstudy.report import errors, groups, measures, networks, overview, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
     CalibrationTables,
     CollapseTables,
     ErrorTables,
+    OverfittingTables,
     PenaltyTables,
     ShiftTables,
     T,
     Tables,
+    TemperatureTables,
 )
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
 
@@ -76,8 +78,12 @@ KINDS: Mapping[Kind, Page[Any]] = {
     "collapse": Page(CollapseTables, measures.collapse_facts, measures.collapse_figures, measures.collapse_table),
     "batch_size": Page(Tables, sweeps.batch_size_facts, sweeps.batch_size_figures, sweeps.batch_size_table),
     "learning_rate": Page(Tables, sweeps.learning_rate_facts, sweeps.learning_rate_figures, sweeps.learning_rate_table),
-    "shift": Page(ShiftTables, measures.shift_facts, measures.shift_figures, results_table),
-    "calibration": Page(CalibrationTables, measures.calibration_facts, measures.calibration_figures, results_table),
+    "shift": Page(ShiftTables, networks.shift_facts, networks.shift_figures, results_table),
+    "calibration": Page(CalibrationTables, networks.calibration_facts, networks.calibration_figures, results_table),
+    "overfitting": Page(
+        OverfittingTables, networks.overfitting_facts, networks.overfitting_figures, networks.overfitting_table
+    ),
+    "temperature": Page(TemperatureTables, networks.temperature_facts, lambda tables: {}, networks.temperature_table),
 }
 
 

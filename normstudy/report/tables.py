@@ -28,8 +28,8 @@ class Tables:
 
     A group is the runs that are the same but for the seed; the column `group` has its label, and with the seed it names
     the run. A run that diverged has the step in `diverged_at` and no numbers. `about` is what the experiment's file
-    says of it. `misclassified` is empty but in `ErrorTables`. `provenance` has the code, data and machine of each run,
-    "unknown" where the run doesn't say.
+    says of it. `misclassified` is empty but in `ErrorTables`, and where every run is of full size. `provenance` has the
+    code, data and machine of each run, "unknown" where the run doesn't say.
     """
 
     results: pd.DataFrame
@@ -120,6 +120,20 @@ class CalibrationTables(Tables):
 
     calibration: pd.DataFrame
     reliability: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverfittingTables(Tables):
+    """With a row a run: accuracy and loss on the training images as they are, without augmentation."""
+
+    training: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureTables(Tables):
+    """With a row a run and fold of the test images; the columns are those of `robustness.cross_fitted`."""
+
+    crossfit: pd.DataFrame
 
 
 def read_about(path: Path) -> About:

@@ -54,6 +54,14 @@ MEASURES: Mapping[Measure, Columns] = {
         "confidence": SHARE,
         "accuracy": SHARE,
     },
+    Measure.TRAINING: {"accuracy": SHARE, "loss": NATS},
+    Measure.CROSSFIT: {
+        "fold": ("i", 99),
+        "temperature": ("if", 1e6),
+        "temperature_all": ("if", 1e6),
+        "nll": NATS,
+        "nll_scaled": NATS,
+    },
 }
 FORMS = {"a run id": r"[a-zA-Z0-9][\w-]{0,255}", "a whole number": "[0-9]{1,12}"}  # run ids: MLflow's own rule
 

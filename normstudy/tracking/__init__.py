@@ -128,6 +128,8 @@ class Measure(StrEnum):
     SHIFT = "shift"
     CALIBRATION = "calibration"
     RELIABILITY = "reliability"
+    TRAINING = "training"
+    CROSSFIT = "crossfit"
 
     @property
     def path(self) -> str:
