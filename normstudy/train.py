@@ -47,9 +47,7 @@ def train_together(
     """
     require_same_but_seed(configs)
     config, seeds = configs[0], [config.seed for config in configs]
-    device = pick_device(config.device, config.kernels)
-    make_reproducible(config)
-    keep_freed_memory()
+    device = set_up_process(config)
     model = stacked([initial_model(config) for config in configs]).to(device)
     model.to(memory_format=MEMORY_FORMAT[device.type])
     data = load_data(config, device)
@@ -74,6 +72,8 @@ def train_together(
             vals = evaluate_stack(result, data.val) if data.val is not None else [None] * len(seeds)
             networks = unstacked(result) if epoch == config.epochs else []
             shared = {Metric.LEARNING_RATE: learning_rate, Metric.EPOCH_SECONDS: time.perf_counter() - started}
+            if device.type == "cuda" and len(networks) > 1:
+                tracker.draw(dict(zip(configs, tests, strict=True)), data.test)
             for place, run in list(runs.items()):
                 answers = outcomes[:, :, place], tests[place], vals[place]
                 try:
@@ -170,6 +170,14 @@ def pick_device(name: str, kernels: str = "exact") -> torch.device:
     device = torch.device(present[0] if name == "auto" else name)
     if kernels == "fast" and device.type != "cuda":
         raise ConfigError(f"kernels=fast: needs CUDA, and the device is {device.type}; choose exact")
+    return device
+
+
+def set_up_process(config: TrainConfig) -> torch.device:
+    """Make this process train as the configuration says; its device. Raises `ConfigError` as `pick_device` does."""
+    device = pick_device(config.device, config.kernels)
+    make_reproducible(config)
+    keep_freed_memory()
     return device
 
 
