@@ -4,8 +4,9 @@ Prediction: norms make convolutions independent of their scale, so L1 there only
 subgradient, up to rate times lambda / (1 - momentum) = 0.003 at lambda 0.01, is as large as a weight. Then with a rate
 that ends at its peak proximal steps, which stop at 0, bring BN + L1 at lambda 0.01 from below 90 % to above 95 %, and
 L1 on the linear layer alone, at the same lambda, costs less than 0.5 points.
-Method: BN and GN with L1 on all weights by subgradient, as everywhere in this study; by proximal steps; and on the
-linear layer alone; each with a rate that ends at 0 and with one that ends at its peak. Five seeds; for BN also the
+Method: BN and GN with L1 on all weights by subgradient, as everywhere in this study; by proximal steps; on the linear
+layer alone; and on all parameters, the norms' scales and shifts among them; each with a rate that ends at 0 and with
+one that ends at its peak. Five seeds; for BN also the
 accuracy with statistics re-estimated on the unchanged test images.
 Scale-down: to 20,000 training images and 4 epochs, where experiments/collapse.py found the collapse.
 Command: python -m normstudy study experiments/collapse_causes.py --stack 5, then python -m normstudy measure
@@ -25,7 +26,7 @@ MEASURES = ("statistics",)
 SEEDS = range(5)
 LAMBDAS = (0.0, 1e-3, 3e-3, 1e-2, 3e-2)
 SHORT = {"epochs": 4, "train_size": 20_000}
-WAYS: tuple[dict[str, Any], ...] = ({}, {"l1_method": "proximal"}, {"l1_on": "linear"})
+WAYS: tuple[dict[str, Any], ...] = ({}, {"l1_method": "proximal"}, {"l1_on": "linear"}, {"l1_on": "all"})
 RISING = 0.9999  # of the steps the rate rises
 
 

@@ -150,9 +150,9 @@ def test_collapse_is_told_by_each_way_to_penalise_under_each_schedule() -> None:
     ways = [
         f"97.00 % (weights by proximal steps, {ends})" if proximal else f"89.00 % ({summed}, {ends})"
         for ends in ("rate ends at 0", "rate ends at its peak")
-        for summed, proximal in (("weights", False), ("", True), ("linear layer", False))
+        for summed, proximal in (("weights", False), ("", True), ("linear layer", False), ("all parameters", False))
     ]
     [first] = [text for text in said("collapse", told) if text.startswith("BN at lambda 0.01")]
     assert sorted(first.removesuffix(".").partition(": ")[2].split("), ")) == sorted(", ".join(ways).split("), "))
-    assert len(measures.collapse_table(told).splitlines()[0].split("|")) == 2 + 1 + 12
+    assert len(measures.collapse_table(told).splitlines()[0].split("|")) == 2 + 1 + 16
     assert set(measures.collapse_figures(told)) == {"error_rate"}

@@ -139,12 +139,11 @@ def study(
             tell_results(registry, configs, None)
             return ""
     before = {key for key, (state, _) in outcomes.items() if state == TrialState.FINISHED and not force}
-    if left and git_state()[1] == "true":
+    if git_state()[1] == "true":
         say("the working tree has uncommitted changes; these runs are marked as such")
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
-    if executor is None and left:
-        executor = local_executor(stacks, workers, tags)
+    executor = executor or local_executor(stacks, workers, tags)
     with open_parent(experiment, registry, tags, before) as (record, run):
         shared: dict[str, Any] = {
             "experiment": registry.experiment,
@@ -157,8 +156,7 @@ def study(
         }
         tasks = [Task(configs=together, **shared) for together in stacks]
         with tqdm(total=sum(config.epochs for config in left), unit="epoch", disable=None) as bar:
-            if tasks and executor:
-                executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
+            executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
         if signal_number := stop_signal():
             done = sum(outcomes[config.trial_key][0] in FINAL for config in configs)
             text = f"Stopped after {done} of {len(configs)} trials; the same command resumes the study"
@@ -171,9 +169,10 @@ def study(
 def local_executor(stacks: Sequence[tuple[TrainConfig, ...]], workers: int, tags: dict[str, str]) -> Executor:
     """`workers` processes of this machine (0: by `default_workers`), whose number goes to the tags of their runs."""
     preload()
-    workers = workers or default_workers([together[0] for together in stacks], gpus_of(stacks))
+    gpus = gpus_of(stacks)
+    workers = workers or default_workers([together[0] for together in stacks], gpus)
     tags[Tag.SIDE_BY_SIDE] = str(workers)
-    return LocalExecutor(workers, run_trials, gpus_of(stacks))
+    return LocalExecutor(workers, run_trials, gpus)
 
 
 def finalize(registry: Registry, outcomes: dict[str, Outcome], task: Task) -> list[str]:
