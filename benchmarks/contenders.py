@@ -256,7 +256,6 @@ class NoTracker:
     def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
         return NoCheckpoints(Path("nowhere"), "")
 
-    def draw(self, results: Mapping[TrainConfig, Evaluation], split: Split) -> None: ...
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None: ...
     def finish(
         self, epoch: int, metrics: Mapping[Metric, float], model: DigitNet, test: Evaluation, split: Split

@@ -21,6 +21,8 @@ from normstudy.config import VARIANTS, TrainConfig
 TITLE = "Thirty new seeds, and BN alone"
 NUMBER = 18
 REPORT = "errors"
+CONFIRMATORY = (("GN", "LN"), ("GN", "BN + L1"), ("LN", "BN + L1"))
+MARGINS = (0.0005,)
 SEEDS = range(10, 40)
 
 

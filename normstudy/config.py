@@ -18,7 +18,7 @@ TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 L1 = 1e-5  # lambda of the recipe, chosen on held-out images: experiments/recipe.py
 VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm": "bn", "l1": L1})  # the main three
 # Fields added since runs were logged: at its default such a field is left out of the key, so that their keys stand.
-ADDED = ("l1_on", "l1_method", "ghost_batch", "init", "label_smoothing", "average", "split", "kernels")
+ADDED = ("l1_on", "l1_method", "ghost_batch_size", "init", "ema_decay", "held_out_by", "kernels")
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion")  # of robustness.py
 BINS = 15  # of confidence, in its reliability tables
@@ -42,8 +42,8 @@ class TrainConfig(BaseModel):
 
     norm: Norm = Field("gn", description=NORMS_IN_WORDS)
     l1: Number = Field(0.0, ge=0, description="lambda of the L1 penalty, summed over the parameters that l1_on selects")
-    l1_on: Literal["weights", "linear", "all"] = Field(
-        "weights", description="convolution and linear weights, those of the linear layer, or all parameters"
+    l1_on: Literal["weights", "convolutions", "linear", "all"] = Field(
+        "weights", description="convolution and linear weights, one kind of these, or all parameters"
     )
     l1_method: Literal["subgradient", "proximal"] = Field(
         "subgradient", description="the penalty is part of the loss, or a soft threshold follows each step"
@@ -51,7 +51,9 @@ class TrainConfig(BaseModel):
     network: Network = Field("plain", description="network, a row of NETWORKS in model.py")
     dataset: Literal["mnist", "fashion"] = Field("mnist", description="MNIST, or Fashion-MNIST from a folder of yours")
     groups: int = Field(4, ge=1, description="groups of GroupNorm; must divide each layer's channels")
-    ghost_batch: int = Field(0, ge=0, description="images that share BatchNorm's statistics in training; 0: the batch")
+    ghost_batch_size: int = Field(
+        0, ge=0, description="images that share BatchNorm's statistics in training; 0: the batch"
+    )
     init: Literal["default", "he"] = Field("default", description="initial convolutions: torch's, or He et al. 2015")
     epochs: int = Field(20, ge=1, description="passes over the training images; the last is the result")
     batch_size: int = Field(32, ge=2, description="images per step")
@@ -59,14 +61,15 @@ class TrainConfig(BaseModel):
     momentum: Number = Field(0.9, ge=0, lt=1, description="Nesterov momentum of SGD")
     weight_decay: Number = Field(1e-4, ge=0, description="L2 decay, on convolution and linear weights only")
     warmup: Number = Field(0.3, gt=0, lt=1, description="fraction of the steps during which the learning rate rises")
-    label_smoothing: Number = Field(0.0, ge=0, lt=1, description="part of each label that all digits share")
-    average: Number = Field(0.0, ge=0, lt=1, description="decay of the weights' moving average, the result; 0: none")
+    ema_decay: Number = Field(0.0, ge=0, lt=1, description="of a moving average of the weights, the result; 0: none")
     rotation: Number = Field(10.0, ge=0, le=180, description="augmentation: largest rotation, in degrees")
     translation: Number = Field(2.0, ge=0, le=14, description="augmentation: largest shift, in pixels")
     scale: Number = Field(0.1, ge=0, lt=1, description="augmentation: largest change of size, as a fraction")
     seed: int = Field(0, ge=0, lt=2**31, description="decides initial weights, data order and augmentation")
     val_size: int = Field(0, ge=0, lt=TRAIN_IMAGES, description="training images held out for validation")
-    split: int = Field(0, ge=0, lt=2**31, description="decides which training images are held out")
+    held_out_by: Literal["study", "seed"] = Field(
+        "study", description="the same images are held out for every trial, or others for each seed"
+    )
     train_size: int = Field(0, ge=0, le=TRAIN_IMAGES, description="training images used; 0: all not held out")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to train")
     threads: int = Field(1, ge=1, le=256, description="CPU threads; changing this changes results slightly")
@@ -81,11 +84,11 @@ class TrainConfig(BaseModel):
             )
         if self.batch_size > self.training_images:
             raise ValueError(f"batch_size {self.batch_size} is more than the {self.training_images} training images")
-        if self.ghost_batch and (self.norm != "bn" or self.batch_size % self.ghost_batch or self.ghost_batch < 2):
-            raise ValueError(
-                f"ghost_batch {self.ghost_batch} needs norm bn, at least 2 images and batch_size {self.batch_size} "
-                "as a multiple"
-            )
+        ghost, size = self.ghost_batch_size, self.batch_size
+        if ghost and (self.norm != "bn" or not 2 <= ghost < size or size % ghost):
+            raise ValueError(f"ghost_batch_size {ghost} must divide batch_size {size}, from 2 on, and needs norm bn")
+        if self.l1_method == "proximal" and not self.l1:
+            raise ValueError("l1_method proximal needs l1 above 0")
         return self
 
     @classmethod
@@ -173,7 +176,7 @@ def _has_effect(name: str, config: TrainConfig) -> bool:
     """False for what a penalty of 0 would act on, and for groups and ghosts where the norm has none."""
     if name in ("l1", "l1_on", "l1_method"):
         return bool(config.l1)
-    return config.norm == {"groups": "gn", "ghost_batch": "bn"}.get(name, config.norm)
+    return config.norm == {"groups": "gn", "ghost_batch_size": "bn"}.get(name, config.norm)
 
 
 def _shortest(value: Any) -> str:

@@ -34,6 +34,7 @@ Kind = Literal[  # a row of `KINDS` in report/pages.py
     "calibration",
     "overfitting",
     "temperature",
+    "ghost",
 ]
 STRICT = ConfigDict(strict=True, extra="forbid")
 PACKAGE = Path(__file__).parent
@@ -49,6 +50,9 @@ class Settings:
     number: int = 1_000  # place in the order of experiments; those without one come last
     report: Kind = "errors"  # how it is reported
     targets: dict[Literal["every", "best", "first"], float] = field(default_factory=dict)  # set beforehand: accuracies
+    # pairs of groups that the file calls confirmatory, adjusted together; other margins of equivalence set beforehand
+    confirmatory: tuple[tuple[str, str], ...] = ()
+    margins: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -23,8 +23,8 @@ CLASSES = 10
 class GhostBatchNorm(nn.BatchNorm2d):
     """BatchNorm whose statistics in training come from `ghost` images each, not from the whole batch.
 
-    The running averages take the mean of the ghosts' statistics. Hoffer et al. 2017, "Train longer, generalize better",
-    algorithm 1.
+    Hoffer et al. 2017, "Train longer, generalize better", algorithm 1; unlike there, the running averages take the mean
+    of the ghosts' statistics once a step.
     """
 
     def __init__(self, channels: int, *, ghost: int) -> None:
@@ -280,10 +280,12 @@ def penalised_weights(model: nn.Module) -> list[Tensor]:
 
 
 def l1_parameters(model: nn.Module, on: str) -> list[Tensor]:
-    """What L1 acts on: `penalised_weights`, or with `on` "linear" the last of them, the linear layer's, or with "all"
+    """What L1 acts on: all `penalised_weights`, the "convolutions" or the "linear" layer's alone; or with `on` "all"
     every parameter, the norms' scales and shifts among them."""
-    weights = penalised_weights(model)
-    return list(model.parameters()) if on == "all" else weights[-1:] if on == "linear" else weights
+    *convolutions, linear = penalised_weights(model)
+    if on == "all":
+        return list(model.parameters())
+    return {"weights": [*convolutions, linear], "convolutions": convolutions, "linear": [linear]}[on]
 
 
 def l1_norms(model: nn.Module, *, on: str = "weights", stack: int = 1) -> Float[Tensor, " stack"]:

@@ -8,9 +8,9 @@ import typer
 
 PANELS = {  # in which the help shows the settings of a trial
     "Identity": ("norm", "l1", "l1_on", "l1_method", "seed"),
-    "Data": ("dataset", "train_size", "val_size", "split"),
-    "Model": ("network", "groups", "ghost_batch", "init"),
-    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup", "label_smoothing", "average"),
+    "Data": ("dataset", "train_size", "val_size", "held_out_by"),
+    "Model": ("network", "groups", "ghost_batch_size", "init"),
+    "Optimiser": ("epochs", "batch_size", "lr", "momentum", "weight_decay", "warmup", "ema_decay"),
     "Augmentation": ("rotation", "translation", "scale"),
     "Machine": ("device", "threads", "kernels"),
 }

@@ -27,7 +27,7 @@ StopCheck = Callable[[], int | None]  # the number of a signal that asked to sto
 
 def train(config: TrainConfig, tracker: Tracker, *, stop_signal: StopCheck = lambda: None) -> DigitNet:
     """Train `config`, log each epoch and the last one's result to `tracker`, return the trained model, or with
-    `average` the moving average of its weights, which is what is evaluated then.
+    `ema_decay` the moving average of its weights, which is what is evaluated then.
 
     `stop_signal` is asked at each batch; a signal's number ends the run as KILLED.
 
@@ -54,7 +54,7 @@ def train_together(
     steps = len(data.train) // config.batch_size * config.epochs
     optimizer, schedule = build_optimizer(model, config, steps)
     stream = TrainingStream(data.train, config, seeds)
-    average = moving_average(model, config.average)
+    average = moving_average(model, config.ema_decay)
     result = cast(DigitNet, average.module) if average else model
     training = (nn.ModuleList([model, average]) if average else model, optimizer, schedule, stream.generators())
     stopped: list[Diverged | Superseded] = []
@@ -72,8 +72,6 @@ def train_together(
             vals = evaluate_stack(result, data.val) if data.val is not None else [None] * len(seeds)
             networks = unstacked(result) if epoch == config.epochs else []
             shared = {Metric.LEARNING_RATE: learning_rate, Metric.EPOCH_SECONDS: time.perf_counter() - started}
-            if device.type == "cuda" and len(networks) > 1:
-                tracker.draw(dict(zip(configs, tests, strict=True)), data.test)
             for place, run in list(runs.items()):
                 answers = outcomes[:, :, place], tests[place], vals[place]
                 try:
@@ -158,6 +156,8 @@ def require_same_but_seed(configs: Sequence[TrainConfig]) -> None:
         raise ConfigError("stack: trials that train together may differ in nothing but the seed")
     if len({config.seed for config in configs}) < len(configs):
         raise ConfigError("stack: two trials have the same seed")
+    if len(configs) > 1 and configs[0].held_out_by == "seed":
+        raise ConfigError("stack: trials with held_out_by seed train on different images, each alone")
 
 
 def pick_device(name: str, kernels: str = "exact") -> torch.device:
@@ -213,7 +213,7 @@ def initial_model(config: TrainConfig) -> DigitNet:
 def build_model(config: TrainConfig) -> DigitNet:
     """The configured network. Raises `ConfigError` where groups and channels don't fit."""
     try:
-        return DigitNet(config.norm, network=config.network, groups=config.groups, ghost=config.ghost_batch)
+        return DigitNet(config.norm, network=config.network, groups=config.groups, ghost=config.ghost_batch_size)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

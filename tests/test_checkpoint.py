@@ -31,7 +31,7 @@ def after(batches: int) -> Callable[[], int | None]:
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_resumed_training_ends_with_the_bits_of_an_uninterrupted_one(average: float, tmp_path: Path) -> None:
-    config = TrainConfig.of(norm="bn", l1=1e-5, val_size=100, average=average, **SMALL)
+    config = TrainConfig.of(norm="bn", l1=1e-5, val_size=100, ema_decay=average, **SMALL)
     whole = MemoryTracker(tmp_path / "whole")
     expected = train(config, whole)
     broken = MemoryTracker(tmp_path / "broken")

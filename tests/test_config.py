@@ -50,9 +50,7 @@ EDGES: dict[str, tuple[Sequence[float], Sequence[float]]] = {  # the lowest and 
     "rotation": ([0, 180], [-1e-9, 180.1]),
     "translation": ([0, 14], [-1e-9, 14.1]),
     "scale": ([0, 0.999], [-1e-9, 1]),
-    "label_smoothing": ([0, 0.999], [-1e-9, 1]),
-    "average": ([0, 0.999], [-1e-9, 1]),
-    "split": ([0, 2**31 - 1], [-1, 2**31]),
+    "ema_decay": ([0, 0.999], [-1e-9, 1]),
     "seed": ([0, 2**31 - 1], [-1, 2**31]),
     "val_size": ([0, 59_968], [-1, 60_000]),
     "train_size": ([0, 60_000], [-1, 60_001]),
@@ -70,12 +68,21 @@ def test_each_number_has_its_bounds(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"ghost_batch": 1}, {"ghost_batch": 5}, {"ghost_batch": 8, "norm": "gn"}, {"ghost_batch": 64}], ids=str
+    "values",
+    [{"ghost_batch_size": 1}, {"ghost_batch_size": 5}, {"ghost_batch_size": 8, "norm": "gn"}, {"ghost_batch_size": 32}],
+    ids=str,
 )
 def test_ghosts_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
-    size = values["ghost_batch"]
-    with pytest.raises(ConfigError, match=f"^ghost_batch {size} needs norm bn, at least 2 images and batch_size 32 as"):
+    size = values["ghost_batch_size"]
+    with pytest.raises(
+        ConfigError, match=f"^ghost_batch_size {size} must divide batch_size 32, from 2 on, and needs norm bn$"
+    ):
         TrainConfig.of(**{"norm": "bn", **values})
+
+
+def test_proximal_steps_without_a_penalty_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^l1_method proximal needs l1 above 0$"):
+        TrainConfig.of(l1_method="proximal")
 
 
 def test_a_group_is_named_by_its_variant_and_what_its_trials_differ_in_and_what_has_an_effect() -> None:
@@ -93,6 +100,8 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
     other = {
         "norm": "gn",
         "l1": 1.0,
+        "l1_method": "proximal",
+        "ghost_batch_size": 8,
         "l1_on": "all",
         "network": "wide",
         "dataset": "fashion",
@@ -103,15 +112,14 @@ def test_trial_key_depends_on_every_field_but_the_device() -> None:
         "warmup": 0.5,
         "scale": 0.5,
         "kernels": "fast",
-        "l1_method": "proximal",
-        "label_smoothing": 0.1,
-        "average": 0.9,
+        "ema_decay": 0.9,
+        "held_out_by": "seed",
         "init": "he",
     }
     for name, field in TrainConfig.model_fields.items():
         value = other.get(name, (field.default or 1) * 2)
-        changed = TrainConfig.of(**{"norm": "bn", name: value})
-        assert (changed.trial_key == TrainConfig(norm="bn").trial_key) == (name == "device"), name
+        changed = TrainConfig.of(**{"norm": "bn", "l1": 1e-5, name: value})
+        assert (changed.trial_key == TrainConfig(norm="bn", l1=1e-5).trial_key) == (name == "device"), name
 
 
 def test_trial_key_does_not_depend_on_spelling() -> None:

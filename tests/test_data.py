@@ -118,10 +118,13 @@ def test_held_out_images_are_stratified_fixed_and_never_trained_on() -> None:
     assert (whole.val.labels.bincount() - share).abs().max() <= 1
 
 
-def test_another_split_holds_out_other_images() -> None:
-    first, other = (load_data(TrainConfig(val_size=6_000, split=split), CPU).val for split in (0, 1))
+def test_each_seed_may_hold_out_other_images() -> None:
+    first, other = (load_data(TrainConfig(val_size=6_000, seed=seed, held_out_by="seed"), CPU).val for seed in (0, 1))
     assert first is not None
     assert other is not None
+    usual = load_data(TrainConfig(val_size=6_000), CPU).val
+    assert usual is not None
+    assert not torch.equal(usual.indices, first.indices)
     shared = len(set(first.indices.tolist()) & set(other.indices.tolist()))
     assert 500 < shared < 700  # of independent tenths, a hundredth
 

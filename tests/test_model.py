@@ -164,6 +164,7 @@ def test_l1_norm_sums_convolution_and_linear_weights_or_all_parameters() -> None
     weights = 8 * 25 + 8 * 16 * 9 + 16 * 16 * 9 * 2 + 16 * 9 * 10
     assert l1_norms(model).tolist() == [2.0 * weights]
     assert l1_norms(model, on="linear").tolist() == [2.0 * 16 * 9 * 10]
+    assert l1_norms(model, on="convolutions").tolist() == [2.0 * (weights - 16 * 9 * 10)]
     assert l1_norms(model, on="all").tolist() == [2.0 * weights + 8.0 * (count_parameters(model) - weights)]
 
 

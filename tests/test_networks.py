@@ -72,7 +72,7 @@ def test_the_gap_to_the_training_images_is_compared_and_the_smaller_one_is_bette
 
 @pytest.mark.parametrize(
     ("shift", "expected"),
-    [(0.0, "shows no over- or under-confidence:"), (0.5, "is over-confident:"), (-0.5, "is under-confident:")],
+    [(0.0, "is not shown to be over- or under-confident:"), (0.5, "is over-confident:"), (-0.5, "is under-confident:")],
 )
 def test_confidence_is_told_by_seeds_and_folds_together(shift: float, expected: str) -> None:
     tables = made(trials("temperature", seeds=6), steady(gn=0.99, ln=0.99, bn=0.99))

@@ -30,10 +30,8 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def loss_of(model: DigitNet, config: TrainConfig, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, smoothed towards all digits, and lambda times the sum of the absolute values."""
-    log_probability = functional.log_softmax(logits, dim=1)
-    true, every = log_probability[range(len(labels)), labels].mean(), log_probability.mean()
-    cross_entropy = -(1 - config.label_smoothing) * true - config.label_smoothing * every
+    """Cross-entropy, and lambda times the sum of the absolute values."""
+    cross_entropy = -functional.log_softmax(logits, dim=1)[range(len(labels)), labels].mean()
     if config.l1_method == "proximal":
         return cross_entropy
     return cross_entropy + config.l1 * torch.stack([p.abs().sum() for p in summed(model, config)]).sum()
@@ -57,7 +55,7 @@ def is_decayed(name: str) -> bool:
         *({"norm": norm} for norm in NORMS),
         {"norm": "bn", "l1": 1e-2, "l1_on": "all", "warmup": 0.5},
         {"norm": "gn", "l1": 1e-2, "momentum": 0.0, "lr": 0.3},
-        {"norm": "ln", "l1": 1e-2, "l1_on": "linear", "label_smoothing": 0.2},
+        {"norm": "ln", "l1": 1e-2, "l1_on": "linear"},
         {"norm": "bn", "l1": 1e-2, "l1_method": "proximal"},
     ],
     ids=str,

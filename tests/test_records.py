@@ -1,34 +1,23 @@
 """A record and its run on a real store: the same whatever way it took, and seeds in lock-step each in a true state."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
 import pytest
-import torch
-from helpers.project import PROJECT
-from helpers.started import wait_until
 from helpers.studied import all_runs
 
 from normstudy.config import TrainConfig
-from normstudy.data import load_data
 from normstudy.errors import Interrupted
-from normstudy.evaluate import evaluate
 from normstudy.experiment import Experiment
 from normstudy.launch import worker
 from normstudy.launch.maintenance import sync
-from normstudy.launch.registry import Registry, Trial
+from normstudy.launch.registry import Registry
 from normstudy.launch.state import Outcome, TrialState
 from normstudy.launch.study import dry_run, open_registry, single, study
 from normstudy.report.read import finished_trials
-from normstudy.tracking import Artifact, Metric, Tag
+from normstudy.tracking import Metric, Tag
 from normstudy.tracking.event_log import logs
-from normstudy.tracking.result import write_result
-from normstudy.tracking.run import Lease, LogTracker
-from normstudy.train import initial_model
 
 SMALL = {"epochs": 2, "train_size": 128}
 CONFIG = TrainConfig(norm="bn", device="cpu", **SMALL)
@@ -137,73 +126,3 @@ def test_seeds_in_lock_step_go_on_together_though_one_has_finished_elsewhere(
     expected = snapshot(fresh[0].info.run_id)
     for metric in (Metric.TRAIN_LOSS, Metric.TEST_LOSS, Metric.TEST_ACCURACY):
         assert resumed["points"][metric] == expected["points"][metric], metric  # type: ignore[index]
-
-
-DRAWS_AND_DIES = """
-import os
-import signal
-from pathlib import Path
-
-import torch
-
-from normstudy.config import TrainConfig
-from normstudy.data import load_images
-from normstudy.evaluate import evaluate
-from normstudy.model import DigitNet
-from normstudy.tracking import result
-
-if __name__ == "__main__":
-    test = load_images()[1].take(torch.arange(200))
-    found = evaluate(DigitNet("gn"), test)
-    jobs = [(Path("drawn"), TrainConfig(), found), (Path("file") / "below", TrainConfig(seed=1), found)]
-    Path("file").touch()
-    one, other = result.write_results(jobs, test)
-    assert one == result.write_result(Path("written"), TrainConfig(), found, test)
-    print(type(other).__name__, *result._processes()._processes, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_results_drawn_side_by_side_are_those_drawn_alone_and_no_process_outlives_its_parent(tmp_path: Path) -> None:
-    (tmp_path / "draws.py").write_text(DRAWS_AND_DIES)
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, str(tmp_path / "draws.py")]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=False
-    )
-    error, *processes = done.stdout.split()
-    assert error == "NotADirectoryError"
-    assert processes
-    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 20)
-    drawn, written = (
-        {
-            path.relative_to(tmp_path / name): path.read_bytes()
-            for path in (tmp_path / name).rglob("*")
-            if path.is_file()
-        }
-        for name in ("drawn", "written")
-    )
-    assert drawn == written
-    assert Path(Artifact.GRID) in drawn
-
-
-def test_what_was_drawn_for_a_whole_stack_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NORMSTUDY_STATE", str(tmp_path))
-    lease = Registry(server=None, experiment="x").begin(Trial(key=CONFIG.trial_key, name="GN, seed 0"))
-    assert isinstance(lease, Lease)
-    device, model = torch.device("cpu"), initial_model(CONFIG)
-    data = load_data(CONFIG, device)
-    test = evaluate(model, data.test)
-    other = CONFIG.model_copy(update={"seed": 5})  # which only trains beside it
-    with LogTracker({CONFIG.trial_key: lease}, {}, None) as tracker:
-        run = tracker.start(CONFIG, data, 7522, device, stack=2)
-        assert run is not None
-        monkeypatch.setattr(
-            "normstudy.tracking.run.write_results", lambda jobs, split: [write_result(jobs[0][0], CONFIG, test, split)]
-        )
-        tracker.draw({CONFIG: test, other: test}, data.test)
-        assert (lease.log.files / "result" / Artifact.GRID).is_file()
-        monkeypatch.setattr("normstudy.tracking.run.write_result", pytest.fail)
-        run.finish(2, dict.fromkeys(Metric, 0.5), model, test, data.test)
-    files = lease.log.state.files
-    assert {Artifact.GRID, Artifact.WEIGHTS} <= set(files)

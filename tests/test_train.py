@@ -74,7 +74,7 @@ def test_reported_train_loss_is_cross_entropy_without_the_penalty() -> None:
 
 def test_with_an_average_the_network_that_it_makes_is_the_result() -> None:
     plain, _ = trained(norm="bn")
-    result, run = trained(norm="bn", average=0.75)
+    result, run = trained(norm="bn", ema_decay=0.75)
     assert not torch.equal(result.classifier.weight, plain.classifier.weight)
     torch.testing.assert_close(result.classifier.weight, plain.classifier.weight, rtol=0.2, atol=0.02)
     assert run.evaluation is not None
@@ -274,7 +274,10 @@ def test_a_run_ends_when_it_is_whole_whatever_stops_those_beside_it(monkeypatch:
 
 @pytest.mark.parametrize(
     ("second", "message"),
-    [({"seed": 1, "lr": 0.1}, "may differ in nothing but the seed"), ({}, "two trials have the same seed")],
+    [
+        ({"seed": 1, "lr": 0.1}, "may differ in nothing but the seed"),
+        ({}, "two trials have the same seed"),
+    ],
 )
 def test_trials_that_cannot_be_stacked_are_refused(second: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -139,11 +139,11 @@ def study(
             tell_results(registry, configs, None)
             return ""
     before = {key for key, (state, _) in outcomes.items() if state == TrialState.FINISHED and not force}
-    if git_state()[1] == "true":
+    if left and git_state()[1] == "true":
         say("the working tree has uncommitted changes; these runs are marked as such")
     stacks = grouped_in_stacks(left, stack)
     tags: dict[str, str] = {Tag.STUDY: experiment.name, Tag.LAUNCHER: uuid.uuid4().hex}
-    executor = executor or local_executor(stacks, workers, tags)
+    executor = executor or (local_executor(stacks, workers, tags) if left else None)
     with open_parent(experiment, registry, tags, before) as (record, run):
         shared: dict[str, Any] = {
             "experiment": registry.experiment,
@@ -156,7 +156,8 @@ def study(
         }
         tasks = [Task(configs=together, **shared) for together in stacks]
         with tqdm(total=sum(config.epochs for config in left), unit="epoch", disable=None) as bar:
-            executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
+            if tasks and executor:
+                executor(tasks, partial(finalize, registry, outcomes), bar, stop_signal)
         if signal_number := stop_signal():
             done = sum(outcomes[config.trial_key][0] in FINAL for config in configs)
             text = f"Stopped after {done} of {len(configs)} trials; the same command resumes the study"

@@ -1,6 +1,5 @@
 """What the process of a task does: trains the trials that it may, and says of the others why not."""
 
-import math
 import os
 import sys
 import uuid
@@ -8,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from normstudy.config import TrainConfig
 from normstudy.errors import Diverged, NormstudyError, Superseded, say
@@ -21,7 +18,7 @@ from normstudy.tracking.client import Server
 from normstudy.tracking.run import Lease, LogTracker
 from normstudy.tracking.store import STATE, identity, use
 from normstudy.tracking.uploader import Uploader
-from normstudy.train import StopCheck, build_model, pick_device, train_together
+from normstudy.train import StopCheck, pick_device, train_together
 
 
 def train_leased(
@@ -101,9 +98,9 @@ def gpus_of(stacks: Sequence[tuple[TrainConfig, ...]]) -> int:
 def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[TrainConfig, ...]]:
     """The trials that differ only in their seed, `size` of them together: each group trains as one stack.
 
-    0 chooses: on a GPU, which one such network leaves idle, as many as its memory holds and as leave none of the GPUs
-    without work; one on a CPU, though 2 to 4 together are a sixth faster there: a trial's last bits would depend on how
-    many stand beside it.
+    0 chooses: on a GPU, which one such network leaves idle, as many as leave no other GPU without work (memory sets no
+    limit: one network of the recipe keeps 4 MB for its backward pass); one on a CPU, though 2 to 4 together are a sixth
+    faster there: a trial's last bits would depend on how many stand beside it.
     """
     same_but_seed: dict[TrainConfig, list[TrainConfig]] = {}
     for config in configs:
@@ -112,27 +109,8 @@ def grouped_in_stacks(configs: Sequence[TrainConfig], size: int) -> list[tuple[T
     for shared, trials in same_but_seed.items():
         step = size or 1
         if not size and pick_device(shared.device).type == "cuda":
-            step = min(seeds_that_fit(shared), math.ceil(len(configs) / torch.cuda.device_count()))
+            step = max(1, len(configs) // torch.cuda.device_count())
+        if shared.held_out_by == "seed":  # each trains on other images
+            step = 1
         stacks += [tuple(trials[start : start + step]) for start in range(0, len(trials), step)]
     return stacks
-
-
-def seeds_that_fit(config: TrainConfig) -> int:
-    """How many networks of a configuration one stack may hold: a GPU's memory over eight times what one keeps for its
-    backward pass, as gradients, workspaces and the graph's own pool come on top. At least 1."""
-    memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
-    return max(1, memory // (8 * activation_bytes(config)))
-
-
-def activation_bytes(config: TrainConfig) -> int:
-    """What a training step keeps of one network's activations for its backward pass, in bytes."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = build_model(config)(torch.zeros(1, 1, 28, 28))
-    del logits  # until here all that is kept is alive, so no address stands for two tensors
-    return sum(kept.values()) * config.batch_size

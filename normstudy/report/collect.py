@@ -43,7 +43,7 @@ def tables_of(kind: type[T], study: str, records: Sequence[TrialRecord], *, abou
     }
     if issubclass(kind, ErrorTables):
         more["images"] = _images(tables, records)
-    elif kind is not Tables or not all(is_full_size(record.config) for record in records):
+    elif not all(is_full_size(record.config) for record in records):
         tables = replace(tables, misclassified=tables.misclassified[:0])
     return kind(**vars(tables), **more)
 

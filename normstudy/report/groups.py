@@ -59,12 +59,31 @@ def mean_accuracies(tables: Tables) -> dict[str, float]:
 
 
 def comparisons(tables: Tables, pairs: Sequence[Pair] | None = None) -> list[Comparison]:
-    """Each of these pairs of groups, else each pair, on the seeds that they share; none where the seeds differ."""
-    values = by_seed(tables.results)
+    """Each of these pairs of groups, else each pair, on the seeds that they share, without groups of which a run
+    diverged; none where the seeds differ. Those that the experiment's file calls confirmatory are adjusted together,
+    and stand before the others, which are, too.
+    """
+    lost = diverged_groups(tables)
+    values = by_seed(tables.results[~tables.results["group"].isin(lost)])
     if values is None or len(values) < 2:
         return []
-    chosen = list(combinations(values.columns, 2)) if pairs is None else pairs
-    return compare_pairs(values, chosen)
+    chosen = [pair for pair in pairs or combinations(values.columns, 2) if not {*pair} & {*lost}]
+    planned = [pair for pair in chosen if pair in tables.about.confirmatory]
+    return [*compare_pairs(values, planned), *compare_pairs(values, [pair for pair in chosen if pair not in planned])]
+
+
+def diverged_groups(tables: Tables) -> list[str]:
+    """Those of which a run diverged: they are not compared, as the seeds that are left would flatter them."""
+    return list(dict.fromkeys(tables.results.loc[tables.results["diverged_at"].notna(), "group"]))
+
+
+def at_other_margins(tables: Tables) -> dict[float, list[Comparison]]:
+    """The confirmatory pairs at the other margins that were set beforehand."""
+    lost, values = diverged_groups(tables), by_seed(finished(tables).results)
+    planned = [pair for pair in tables.about.confirmatory if not {*pair} & {*lost}]
+    if values is None or not planned:
+        return {}
+    return {margin: compare_pairs(values, planned, margin=margin) for margin in tables.about.margins}
 
 
 def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Picture]:
@@ -113,6 +132,7 @@ def groups_facts(tables: Tables) -> Facts:
         "targets": tables.about.targets,
         "means": dict(sorted(means.items(), key=lambda item: -item[1])),
         "pairs": comparisons(tables),
+        "lost": diverged_groups(tables),
         "first": {
             "group": first,
             "parameters": runs["parameters"].iloc[0],
@@ -148,9 +168,10 @@ def factorial_facts(tables: Tables) -> Facts:
     return {
         "norm_part": means[without["bn"]] - means[without["none"]],
         "penalty_part": means[penalised["bn"]] - means[without["bn"]],
-        "of_penalty": pairs[: len(without)],
-        "of_norm": pairs[len(without) :],
-        "largest": max(pairs[: len(without)], key=lambda pair: abs(pair.difference), default=None),
+        "of_penalty": (within := [pair for pair in pairs if pair.a in penalised.values()]),
+        "of_norm": [pair for pair in pairs if pair not in within],
+        "largest": max(within, key=lambda pair: abs(pair.difference), default=None),
+        "lost": diverged_groups(tables),
     }
 
 
@@ -182,7 +203,8 @@ def baseline_facts(tables: Tables) -> Facts:
     """
     same, accuracy = list(_one_layer(tables)), by_seed(tables.results)
     apart = None if accuracy is None or not same else (accuracy[same[0]] - accuracy[same[1]]).abs().max()
-    return {"pairs": comparisons(tables, baseline_pairs(tables)), "apart": apart}
+    pairs = comparisons(tables, baseline_pairs(tables))
+    return {"pairs": pairs, "apart": apart, "lost": diverged_groups(tables)}
 
 
 def summary_facts(tables: Tables) -> Facts:
@@ -199,6 +221,8 @@ def summary_facts(tables: Tables) -> Facts:
         "results": results,
         "ranked": ranked.to_dict(),
         "pairs": pairs,
+        "confirmatory": [pair for pair in pairs if (pair.a, pair.b) in tables.about.confirmatory],
+        "margins": at_other_margins(tables),
         "widest": max(pairs, key=lambda pair: abs(pair.difference), default=None),
         "significance": SIGNIFICANCE,
         "tests": [] if several else tests_of_images(tables),

@@ -15,12 +15,17 @@ from normstudy.report.tables import (
     Tables,
 )
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import ROUNDING
+from normstudy.stats import FEWEST_SEEDS, ROUNDING, Comparison, compare_pairs
 
 CLEAR = 0.005  # a loss of accuracy that two seeds can show: three times what chance puts between them
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
 REPORTED_AT = 0.01  # the lambda that they name
-SUMMED = {"weights": "weights", "linear": "linear layer", "all": "all parameters"}  # what L1 is summed over
+SUMMED = {  # what L1 is summed over
+    "weights": "weights",
+    "convolutions": "convolutions",
+    "linear": "linear layer",
+    "all": "all parameters",
+}
 RISES_TO_THE_END = 0.99  # part of the steps from which on the learning rate never comes down
 
 
@@ -110,8 +115,10 @@ def suspects(tables: Tables) -> pd.DataFrame:
     rows = by_norm(tables)
     method = rows.get("l1_method", pd.Series("subgradient", rows.index))
     rows["summed"] = rows["l1_on"].map(SUMMED) + np.where(method == "proximal", " by proximal steps", "")
-    _, *others = dict.fromkeys(rows["summed"])
-    every = pd.concat([rows, *(rows[rows["l1"] == 0].assign(summed=other) for other in others)])
+    with_l1, without = rows[rows["l1"] > 0], rows[rows["l1"] == 0]
+    # each norm's own ways, under each schedule
+    ways = with_l1[["norm", "warmup", "summed"]].drop_duplicates()
+    every = pd.concat([with_l1, without.drop(columns="summed").merge(ways, on=["norm", "warmup"])], ignore_index=True)
     ends = np.where(every["warmup"] > RISES_TO_THE_END, "rate ends at its peak", "rate ends at 0")
     return every.assign(family=every["group"], group=every["summed"] + ", " + ends)
 
@@ -136,11 +143,36 @@ def collapse_figures(tables: CollapseTables) -> dict[str, Picture]:
     return {"error_rate": charts.draw_sweep(panels, note(tables), x="l1", y=charts.TEST_ERROR, settings=True)}
 
 
+def lowest_at(mean: pd.Series) -> float:
+    """The smallest lambda with an accuracy that others call a collapse, or at which a seed diverged; else missing."""
+    return float(mean.index[(mean <= COLLAPSE[1]) | mean.isna()].min())
+
+
+def collapse_pairs(rows: pd.DataFrame) -> list[tuple[str, Comparison]]:
+    """By norm, at the lambda that others report: each way to penalise against the usual one under the same schedule;
+    all adjusted together, none of which a run diverged, none of fewer seeds than a verdict needs."""
+    at = rows[rows["l1"] == REPORTED_AT].assign(cell=lambda runs: runs["family"] + "|" + runs["group"])
+    table = at.pivot(index="seed", columns="cell", values="test_accuracy").dropna(axis=1)
+    pairs = []
+    for cell in table:
+        family, _, group = str(cell).partition("|")
+        usual = f"{family}|{SUMMED['weights']}, {group.rpartition(', ')[2]}"
+        if usual in table and usual != cell:
+            pairs.append((str(cell), usual))
+    if len(table) < FEWEST_SEEDS:
+        return []
+    return [(pair.a.partition("|")[0], pair) for pair in compare_pairs(table, pairs)]
+
+
 def collapse_facts(tables: CollapseTables) -> Facts:
     """Under which suspect BatchNorm with L1 gets to where others see it, and whether its running averages are why."""
     rows = suspects(tables)
     means = {str(norm): cell_means(runs, "l1") for norm, runs in rows.groupby("family", sort=False)}
-    low = {norm: {each: mean.index[mean[each] <= COLLAPSE[1]].min() for each in mean} for norm, mean in means.items()}
+    ran = rows.groupby(["family", "group"])["l1"].unique()
+    low = {
+        norm: {each: lowest_at(mean.loc[sorted(ran[norm, each]), each]) for each in mean}
+        for norm, mean in means.items()
+    }
     return {
         "reported_at": REPORTED_AT,
         "there": {norm: mean.loc[REPORTED_AT].to_dict() for norm, mean in means.items()},
@@ -150,4 +182,5 @@ def collapse_facts(tables: CollapseTables) -> Facts:
             str(suspect): gain(statistics_rows(tables, runs))
             for suspect, runs in rows[rows["norm"] == "bn"].groupby("group", sort=False)
         },
+        "pairs": collapse_pairs(rows),
     }

@@ -9,12 +9,27 @@ from scipy.stats import t
 
 from normstudy.figures import Picture
 from normstudy.report import charts, error_charts
-from normstudy.report.groups import Facts, note
-from normstudy.report.tables import CalibrationTables, OverfittingTables, ShiftTables, TemperatureTables, by_seed
+from normstudy.report.groups import Facts, baseline_facts, note
+from normstudy.report.tables import (
+    CalibrationTables,
+    CollapseTables,
+    OverfittingTables,
+    ShiftTables,
+    TemperatureTables,
+    by_seed,
+)
 from normstudy.report.text import either, markdown_table, percent, sample
 from normstudy.report.validation import STATISTICS
 from normstudy.report.variance import crossed
 from normstudy.stats import SIGNIFICANCE, Comparison, compare_pairs, mean_interval
+
+GAP = charts.Quantity(
+    column="gap",
+    label="gap, points",
+    unit="percent",
+    plural="gaps",
+    differences="points of the gap, first minus second",
+)
 
 
 def shift_figures(tables: ShiftTables) -> dict[str, Picture]:
@@ -61,10 +76,10 @@ def shift_facts(tables: ShiftTables) -> Facts:
     trained = shifted[(shifted["statistics"] != STATISTICS[1]) & (shifted["severity"] == severest)]
     worst = trained.pivot_table(index="corruption", columns="group", values="accuracy", sort=False)
     hardest = worst.mean(axis=1).idxmin()
-    accuracies = worst.loc[hardest]
+    accuracies, counts = worst.loc[hardest], (means.count().min(), means.count().max())
     return {
         "means": means.mean().sort_values(ascending=False, kind="stable").to_dict(),
-        "seeds": len(means),
+        "seeds": "{} to {}".format(*counts) if len(set(counts)) > 1 else f"{counts[0]}",
         "corruptions": shifted["corruption"].nunique(),
         "severities": (shifted["severity"].min(), severest),
         "pairs": shift_pairs(tables),
@@ -96,6 +111,15 @@ def calibration_facts(tables: CalibrationTables) -> Facts:
     return {"groups": found}
 
 
+def ghost_facts(tables: CollapseTables) -> Facts:
+    """As of a baseline; and BN's groups with statistics of the test images, each against the first."""
+    both = tables.statistics[tables.statistics["statistics"] == STATISTICS[1]]
+    again = both.pivot(index="seed", columns="group", values="accuracy").dropna(axis=1)
+    first, *others = [name for name in dict.fromkeys(tables.results["group"]) if name in again] or [""]
+    pairs = compare_pairs(again, [(name, first) for name in others]) if len(again) > 1 else []
+    return {**baseline_facts(tables), "again": pairs, "means": again.mean().to_dict()}
+
+
 def overfitting_rows(tables: OverfittingTables) -> pd.DataFrame:
     """The results with accuracy and loss on the training images as they are, and how far the first is above that on the
     test images, as `gap`."""
@@ -118,7 +142,7 @@ def overfitting_figures(tables: OverfittingTables) -> dict[str, Picture]:
     """The differences of the gaps."""
     pairs = overfitting_pairs(tables)
     said = note(tables, f"Bars: simultaneous 95 % intervals of all {len(pairs)} pairs (t).")
-    return {"gaps": charts.draw_differences(pairs, said)} if pairs else {}
+    return {"gaps": charts.draw_differences(pairs, said, y=GAP)} if pairs else {}
 
 
 def overfitting_table(tables: OverfittingTables) -> str:
@@ -128,7 +152,7 @@ def overfitting_table(tables: OverfittingTables) -> str:
         mean = runs.mean(numeric_only=True)
         shown = [percent(mean[name], 3) for name in ("train_accuracy", "clean_accuracy", "test_accuracy")]
         cells.append([str(group), *shown, f"{100 * mean['gap']:.3f}", f"{mean['clean_loss']:.4f}"])
-    head = ["", "training, augmented", "training, as it is", "test", "gap, points", "loss on training as it is"]
+    head = ["", "training, augmented", "training, not augmented", "test", "gap, points", "loss, not augmented"]
     return f"{markdown_table(head, cells)}\n\nMeans at the last epoch, {sample(tables.results)}."
 
 
@@ -144,8 +168,9 @@ def overfitting_facts(tables: OverfittingTables) -> Facts:
 def pseudo_values(rows: pd.DataFrame, column: str) -> np.ndarray:
     """A row a seed, a column a fold: what each fold adds to an estimate, whose mean is the jackknife's.
 
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5, a fold in place of a single image. Of a
-    number that is a mean over the images already, the fold's own.
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11, a fold in place of a single image. Of a
+    number that is a mean over the images already, the fold's own; that the temperatures of two folds are fitted on
+    mostly the same images is left out.
     """
     table = rows.pivot(index="seed", columns="fold", values=column).to_numpy()
     if column != "temperature":
@@ -174,7 +199,8 @@ def temperature_facts(tables: TemperatureTables) -> Facts:
     """Whether a group is over- or under-confident, by a simultaneous interval over seeds and images."""
     every = tables.crossfit.groupby("group", sort=False)
     return {
-        "groups": {str(group): temperature_of(rows, 1 - SIGNIFICANCE / len(every)) for group, rows in every},
+        # simultaneous over the groups and the two numbers of each
+        "groups": {str(group): temperature_of(rows, 1 - SIGNIFICANCE / (2 * len(every))) for group, rows in every},
         "folds": tables.crossfit["fold"].nunique(),
     }
 
@@ -189,4 +215,6 @@ def temperature_table(tables: TemperatureTables) -> str:
                 shown[place] += f" ({form.format(*interval)})"
         cells.append([group, str(facts["seeds"]), *shown])
     head = ["", "n", "temperature", "loss, nats", "change of the loss by scaling, nats"]
-    return f"{markdown_table(head, cells)}\n\nIn brackets: simultaneous 95 % intervals over seeds and images."
+    several = tables.crossfit["seed"].nunique() > 1
+    said = "\n\nIn brackets: simultaneous 95 % intervals over seeds and images." if several else ""
+    return markdown_table(head, cells) + said

@@ -192,6 +192,7 @@ def overview_page(every: Mapping[str, Tables], found: list[Pooled], figures: Map
         "title": TITLE,
         "reported": table if claims else "",
         "pooled": markdown_table(head, rows),
+        "shared": int((pd.concat([tables.results["run_id"] for tables in every.values()]).value_counts() > 1).sum()),
         "pairs": found,
         "significance": SIGNIFICANCE,
         "figures": figures,

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
 from normstudy.figures import Picture
-from normstudy.report import errors, groups, measures, networks, overview, sweeps
+from normstudy.report import choices, errors, groups, measures, networks, overview, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
@@ -72,7 +72,7 @@ KINDS: Mapping[Kind, Page[Any]] = {
     "groups": Page(Tables, groups.groups_facts, groups.seeds_figures, results_table),
     "baseline": Page(Tables, groups.baseline_facts, groups.baseline_figures, results_table),
     "factorial": Page(Tables, groups.factorial_facts, groups.factorial_figures, results_table),
-    "held_out": Page(Tables, sweeps.held_out_facts, lambda tables: {}, sweeps.held_out_table),
+    "held_out": Page(Tables, choices.held_out_facts, lambda tables: {}, choices.held_out_table),
     "sweep": Page(Tables, sweeps.sweep_facts, sweeps.sweep_figures, sweeps.sweep_table),
     "penalty": Page(PenaltyTables, measures.penalty_facts, measures.penalty_figures, measures.penalty_table),
     "collapse": Page(CollapseTables, measures.collapse_facts, measures.collapse_figures, measures.collapse_table),
@@ -80,6 +80,7 @@ KINDS: Mapping[Kind, Page[Any]] = {
     "learning_rate": Page(Tables, sweeps.learning_rate_facts, sweeps.learning_rate_figures, sweeps.learning_rate_table),
     "shift": Page(ShiftTables, networks.shift_facts, networks.shift_figures, results_table),
     "calibration": Page(CalibrationTables, networks.calibration_facts, networks.calibration_figures, results_table),
+    "ghost": Page(CollapseTables, networks.ghost_facts, groups.baseline_figures, results_table),
     "overfitting": Page(
         OverfittingTables, networks.overfitting_facts, networks.overfitting_figures, networks.overfitting_table
     ),
@@ -101,7 +102,9 @@ def brief(tables: Tables) -> str:
     """The answer of an experiment in one sentence, for the README; of tables that are `escaped`."""
     kind, facts = tables.about.report, kind_of(tables).facts(tables)
     first = next(iter(paragraphs(kind, facts)), "")
-    return " ".join(render("brief", {"kind": kind, "first": first, "facts": facts}).split())
+    planned = [pair for pair in groups.comparisons(tables) if (pair.a, pair.b) in tables.about.confirmatory]
+    said = {"kind": kind, "first": first, "facts": facts, "confirmatory": planned}
+    return " ".join(render("brief", said).split())
 
 
 def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:

@@ -3,8 +3,8 @@
 A run that diverged has no accuracy; it is named, and never averaged.
 """
 
-import math
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -14,18 +14,13 @@ from normstudy.figures import Picture
 from normstudy.report import charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.tables import Tables
-from normstudy.report.text import counted, either, markdown_table, percent, sample, short
-from normstudy.stats import ROUNDING
+from normstudy.report.text import counted, markdown_table, percent, sample
+from normstudy.stats import ROUNDING, Comparison, compare_pairs
 from normstudy.tracking import Metric
 
 CHANCE = 0.2  # accuracy up to which a network of ten classes has learned nothing, which may predict two of them
 TRAINS = 0.98  # accuracy from which on a network counts as trained
 GOAL = 0.99
-BUDGETS = (4_000, 8_000, math.inf)  # parameters
-RECIPE = (
-    *("network", "batch_size", "lr", "weight_decay", "warmup", "rotation", "translation", "scale"),
-    *("average", "label_smoothing"),
-)
 WORDS = {"l1": "lambda", "lr": "learning rate"}
 USUAL = 64  # images a batch, what the smallest batches are held against
 
@@ -81,13 +76,38 @@ def sweep_figures(tables: Tables) -> dict[str, Picture]:
 def sweep_facts(tables: Tables) -> Facts:
     """For each norm the best value of the setting, and where it diverged."""
     setting, rows = varied(tables), by_norm(tables)
-    means = cell_means(rows, setting).dropna()
-    ends = means.loc[sorted({*means.index[:1], *means.index[-1:]})]
+    means, pairs = cell_means(rows, setting), against_first(rows, setting)
     return {
         "setting": setting.replace("_", " "),
         "norms": _norms(rows, setting),
-        "ends": {value: means.sort_values(ascending=False).to_dict() for value, means in ends.iterrows()},
+        "values": [
+            {"value": value, "means": of.dropna().sort_values(ascending=False).to_dict(), "pairs": pairs.get(value, [])}
+            for value, of in means.iterrows()
+        ],
+        "change": change_of_lead(rows, setting),
     }
+
+
+def against_first(rows: pd.DataFrame, setting: str) -> dict[Any, list[Comparison]]:
+    """By value of the setting, each norm against the first, adjusted together; none of which a run diverged."""
+    found = {}
+    for value, runs in rows.groupby(setting):
+        table = runs.pivot(index="seed", columns="group", values="test_accuracy").dropna(axis=1)
+        first, *others = [name for name in dict.fromkeys(rows["group"]) if name in table] or [""]
+        found[value] = compare_pairs(table, [(name, first) for name in others]) if len(table) > 1 else []
+    return found
+
+
+def change_of_lead(rows: pd.DataFrame, setting: str) -> list[Comparison]:
+    """By how much more than the first norm's each norm's accuracy changes from the lowest value to the highest, by
+    seed."""
+    low, high = (
+        rows[rows[setting] == value].pivot(index="seed", columns="group", values="test_accuracy")
+        for value in (rows[setting].min(), rows[setting].max())
+    )
+    change = (high - low).dropna(axis=1)
+    first, *others = [name for name in dict.fromkeys(rows["group"]) if name in change] or [""]
+    return compare_pairs(change, [(name, first) for name in others]) if len(change) > 1 else []
 
 
 def _norms(rows: pd.DataFrame, setting: str) -> dict[str, Facts]:
@@ -190,69 +210,3 @@ def learning_rate_facts(tables: Tables) -> Facts:
 def learning_rate_table(tables: Tables) -> str:
     """Accuracy by learning rate."""
     return sweep_table(tables, "lr")
-
-
-def tried(results: pd.DataFrame) -> pd.DataFrame:
-    """The results with what was tried in words, as `tried`, the same without lambda as `settings`, and the norm as
-    `variant`.
-
-    Lambda is named, and `other_l1` true, where it is not that of the norm's first run, as the norms don't share one.
-    """
-    varied = [name for name in RECIPE if name in results and results[name].nunique() > 1]
-    settings = [", ".join(f"{name} {short(row[name])}" for name in varied) for row in results.to_dict(orient="records")]
-    rows = results.assign(settings=settings, variant=results["norm"].str.upper())
-    rows["other_l1"] = rows["l1"] != rows.groupby("norm")["l1"].transform("first")
-    lambdas = rows["l1"].map("l1 {:g}".format).where(rows["other_l1"], "")
-    joined = [", ".join(filter(None, parts)) for parts in zip(settings, lambdas, strict=True)]
-    return rows.assign(tried=[text or "the recipe" for text in joined])
-
-
-def held_out_table(tables: Tables) -> str:
-    """A row for each configuration that was tried, by held-out loss, mean over the variants."""
-    rows = tried(tables.results)
-    accuracy, loss = (
-        rows.pivot_table(index="tried", columns="variant", values=f"val_{v}") for v in ("accuracy", "loss")
-    )
-    parameters = rows.groupby("tried")["parameters"].first()
-    variants = list(dict.fromkeys(rows["variant"]))
-    cells = []
-    for name, mean in loss.mean(axis=1).sort_values(kind="stable").items():
-        numbers = [f"{percent(accuracy.loc[name, v])} / {loss.loc[name, v]:.4f}" for v in variants]
-        cells.append([str(name), f"{parameters[name]:,}", *numbers, f"{mean:.4f}"])
-    table = markdown_table(["tried", "parameters", *variants, "mean loss"], cells)
-    images = either(rows["val_size"])
-    return f"{table}\n\nAccuracy / loss (nats) on {images} held-out training images, last epoch, {sample(rows)}."
-
-
-def held_out_facts(tables: Tables) -> Facts:
-    """What was chosen: by the mean held-out loss of the variants, among networks of a size; lambda by BN's own; where
-    there is one size and one lambda, the variant with the lowest loss, too.
-    """
-    rows = tried(tables.results)
-    alike, other = rows[~rows["other_l1"]], rows.loc[rows["other_l1"], "settings"]
-    sizes = alike["parameters"].map(lambda count: min(budget for budget in BUDGETS if count < budget))
-    chosen = {budget: _lowest_two(same, "tried") for budget, same in alike.groupby(sizes)}
-    best = next(iter(next(iter(chosen.values()))))
-    bn = rows[(rows["variant"] == "BN") & rows["settings"].isin(other)]
-    return {
-        "counts": rows.groupby("variant", sort=False).size().to_dict(),
-        "chosen": chosen,
-        "of_variants": _lowest_two(rows[rows["tried"] == best], "variant") if len(chosen) == 1 and other.empty else {},
-        "of_norms": _own_best(rows) if rows["seed"].nunique() > 1 else {},
-        "of_lambdas": _lowest_two(bn, "l1") if bn["l1"].nunique() > 1 else {},
-    }
-
-
-def _own_best(rows: pd.DataFrame) -> dict[str, Facts]:
-    """For each variant its own two lowest mean losses, and that of what was tried first."""
-    found = {}
-    for name, runs in rows.groupby("variant", sort=False):
-        first = runs.loc[runs["tried"] == runs["tried"].iloc[0], "val_loss"].mean()
-        found[str(name)] = {"lowest": _lowest_two(runs, "tried"), "first": first}
-    return found
-
-
-def _lowest_two(rows: pd.DataFrame, column: str) -> dict[str, float]:
-    """The lowest mean loss and the next."""
-    lowest = rows.groupby(column)["val_loss"].mean().sort_values(kind="stable")[:2]
-    return {short(name): float(loss) for name, loss in lowest.items()}

@@ -18,12 +18,13 @@ SHUFFLES = 10_000  # of the permutation test
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """A mean over seeds and images, and where its noise comes from; shares of images throughout.
+    """A mean over seeds and images, and where its noise comes from; in the unit of the values.
 
     `seed_error` is its standard error over other seeds on the same images, `error` over other seeds and other images.
     `seed_deviation` is the standard deviation over seeds of the accuracy on unlimited images, free of the noise of
     these: Jordan 2023, arXiv:2304.01910, section 3. `ratio` is the variance over seeds, in multiples of what
-    independent errors on each image would give, and `p` that of a ratio above 1 (F-test).
+    independent errors on each image would give, at most `ratio_limit` (one-sided 95 % limit), and `p` that of a ratio
+    above 1 (F-test).
     """
 
     mean: float
@@ -31,12 +32,14 @@ class Crossed:
     error: float
     seed_deviation: float
     ratio: float
+    ratio_limit: float
     p: float
 
 
 def crossed(values: Float[np.ndarray, "seeds images"]) -> Crossed:
     """Two-way analysis of variance without replication, both factors random, as in Searle, Casella and McCulloch 1992,
-    "Variance Components", section 4.3; of 0 or 1 for each seed and image, or of differences of these.
+    "Variance Components", section 4.3; of 0 or 1 for each seed and image, of differences of these, or of any number for
+    each seed and part of the images.
 
     Raises `ValueError` for fewer than two seeds.
     """
@@ -55,6 +58,7 @@ def crossed(values: Float[np.ndarray, "seeds images"]) -> Crossed:
         error=((residual + max(0.0, of_seeds - residual) + max(0.0, of_images - residual)) / (seeds * images)) ** 0.5,
         seed_deviation=max(0.0, (of_seeds - residual) / images) ** 0.5,
         ratio=ratio,
+        ratio_limit=ratio / float(f.ppf(0.05, seeds - 1, (seeds - 1) * (images - 1))),
         p=float(f.sf(ratio, seeds - 1, (seeds - 1) * (images - 1))),
     )
 

@@ -171,7 +171,4 @@ class Tracker(Protocol):
     ) -> RunLog | None:
         """None for a configuration that only trains beside others, and logs nothing."""
 
-    def draw(self, results: Mapping[TrainConfig, "Evaluation"], split: "Split") -> None:
-        """The last results of a stack, before `RunLog.finish` of each: what takes long may be done for all at once."""
-
     def checkpoints(self, configs: Sequence[TrainConfig]) -> "Checkpoints": ...

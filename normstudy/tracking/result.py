@@ -7,14 +7,8 @@ takes its own place. What MLflow's UI needs to find them is the same: names of f
 """
 
 import json
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from functools import cache
-from multiprocessing import get_context, parent_process
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +19,6 @@ from normstudy import figures as plots
 from normstudy.config import TrainConfig
 from normstudy.data import Split
 from normstudy.evaluate import Evaluation, confusion_matrix, misclassified
-from normstudy.provenance import usable_cores
 from normstudy.tracking import Artifact, Tag
 from normstudy.tracking.mlflow_private import image_names
 from normstudy.tracking.store import ten_name
@@ -56,34 +49,6 @@ def write_result(folder: Path, config: TrainConfig, test: Evaluation, split: Spl
     write_json(folder / Artifact.CONFUSION, counts.to_dict(orient="split"))
     plots.confusion(counts, config.variant).savefig(folder / Artifact.CONFUSION_FIGURE)
     return len(table)
-
-
-def write_results(jobs: Sequence[tuple[Path, TrainConfig, Evaluation]], split: Split) -> list[int | BaseException]:
-    """`write_result` for several runs at once, each in a process: how many images are misclassified, or what it raised.
-
-    On a CPU core it takes a third of a second, in which a GPU would wait for each run of a stack in turn.
-    """
-    futures = [_processes().submit(write_result, *job, split) for job in jobs]
-    wait(futures)
-    return [future.exception() or future.result() for future in futures]
-
-
-@cache
-def _processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn"), initializer=_follow_parent)
-
-
-def _follow_parent() -> None:
-    """A stop is for the parent to obey, and its end, however it comes, is this process's."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def rows_by_loss(folder: Path, table: pd.DataFrame, split: Split) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from normstudy.provenance import git_state, library_versions, processor, usable_
 from normstudy.tracking import VERSION, Artifact, Metric, Tag, TrainedModel
 from normstudy.tracking.checkpoint import Checkpoints
 from normstudy.tracking.event_log import Event, EventLog, TrialLock, own_path
-from normstudy.tracking.result import SHOWN, write_json, write_result, write_results
+from normstudy.tracking.result import SHOWN, write_json, write_result
 from normstudy.tracking.store import ending, identity
 from normstudy.tracking.upload import Upload
 from normstudy.tracking.uploader import Uploader
@@ -73,7 +73,6 @@ class LogTracker:
     def __init__(self, leases: Mapping[str, Lease], tags: Mapping[str, str], uploader: Uploader | None) -> None:
         self.leases, self.tags = leases, tags
         self.monitors: list[Any] = []  # of MLflow
-        self.drawn: dict[str, int] = {}  # by the key of a trial: misclassified images, where its files are written
         self.seeds = next(iter(leases.values())).log.begin.seeds  # of all that train together, these trials or not
         for lease in leases.values():
             if lease.upload and uploader:
@@ -124,18 +123,7 @@ class LogTracker:
             # of a moment on this machine, so they pass the event log by; one that can't be sent is lost
             self.monitors.append(SystemMetricsMonitor(lease.upload.run_id, resume_logging=True))
             self.monitors[-1].start()
-        return TrialRun(lease, config, self.drawn)
-
-    def draw(self, results: Mapping[TrainConfig, Evaluation], split: Split) -> None:
-        """Write the files of these results at once, in processes beside this one. What fails is left to `finish`."""
-        jobs = [
-            (lease.log.files / "result", config, test)
-            for config, test in results.items()
-            if (lease := self.leases.get(config.trial_key))
-        ]
-        for (_, config, _), found in zip(jobs, write_results(jobs, split.to(torch.device("cpu"))), strict=True):
-            if isinstance(found, int):
-                self.drawn[config.trial_key] = found
+        return TrialRun(lease, config)
 
     def checkpoints(self, configs: Sequence[TrainConfig]) -> Checkpoints:
         """Those of a task; none that is ahead of what the logs have of an epoch."""
@@ -148,9 +136,8 @@ class LogTracker:
 class TrialRun:
     """The run of one trial."""
 
-    def __init__(self, lease: Lease, config: TrainConfig, drawn: Mapping[str, int]) -> None:
+    def __init__(self, lease: Lease, config: TrainConfig) -> None:
         self.lease, self.log, self.config, self.epochs = lease, lease.log, config, lease.log.epochs
-        self.drawn = drawn
         self.end = lease.end
 
     def epoch(self, epoch: int, metrics: Mapping[Metric, float]) -> None:
@@ -175,9 +162,7 @@ class TrialRun:
             weights.parent.mkdir(parents=True, exist_ok=True)
             # safetensors stores contiguous tensors only
             weights.write_bytes(save({name: value.contiguous().cpu() for name, value in model.state_dict().items()}))
-            errors = self.drawn.get(config.trial_key)
-            if errors is None:
-                errors = write_result(folder, config, test, split)
+            errors = write_result(folder, config, test, split)
         result = (
             f"**Result** (last epoch, {config.epochs}): test accuracy {100 * test.accuracy:.2f} %, "
             f"test loss {test.loss:.4f}, {errors} of {len(split):,} test images misclassified."

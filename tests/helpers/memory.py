@@ -55,8 +55,6 @@ class MemoryTracker:
         key = "+".join(config.trial_key for config in configs)
         return Checkpoints(self.folder, key) if self.folder else NoCheckpoints()
 
-    def draw(self, results: Mapping[TrainConfig, Evaluation], split: Split) -> None: ...
-
     def start(self, config: TrainConfig, data: Data, parameters: int, device: torch.device, *, stack: int) -> MemoryRun:
         self.runs.append(MemoryRun(config, parameters))
         return self.runs[-1]
