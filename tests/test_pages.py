@@ -166,16 +166,17 @@ def test_ways_to_penalise_are_compared_with_the_usual_one_under_the_same_schedul
     def accuracy(config: TrainConfig) -> float | None:
         if config.norm == "gn" and config.l1_on == "all":
             return None
-        return (
-            (0.9 if config.l1_method == "proximal" else 0.8) + 0.001 * (config.seed % 2) + 0.1 * (config.warmup < 0.5)
-        )
+        plain = config.l1_method == "proximal" or not config.l1
+        return 0.96 if plain else 0.86 + 0.001 * (config.seed % 2)
 
     tables = made(configs, accuracy)
     told = of_kind(
         CollapseTables, tables, statistics=measured(tables, lambda config: kinds[: 1 + (config.norm == "bn")])
     )
     [differing] = [text for text in said("collapse", told) if "what differs from L1" in text]
-    assert "BN, weights by proximal steps, rate ends at its peak +10.0 points (+10.0 to +10.0, p" in differing
+    assert "BN, weights by proximal steps, rate ends at its peak +10.0 points (+9.8 to +10.1, p" in differing
     assert "GN, linear layer, rate ends at 0 0.0 points" in differing
     assert "GN, all parameters" not in differing  # diverged
-    assert "0.01 (all parameters, rate ends at 0)" in " ".join(said("collapse", told))
+    [smallest] = [text for text in said("collapse", told) if text.startswith("GN, smallest lambda")]
+    assert "none (weights by proximal steps, rate ends at 0)" in smallest
+    assert "0.01 (all parameters, rate ends at 0)" in smallest  # a seed diverged
