@@ -33,7 +33,7 @@ STRENGTHS: dict[str, tuple[float, float, float, float, float]] = {
     "occlusion": (4, 7, 10, 13, 16),  # side of the square, pixels
     "inversion": (0.2, 0.4, 0.6, 0.8, 1.0),  # share of the negative; at 1/2 nothing would be left but one grey
 }
-ZERO = 1e-3  # SGD's subgradient steps jump over 0 and never land on it, so "zero" needs a width
+ZERO = 1e-3  # subgradient steps jump over 0 and never land on it, so "zero" needs a width; proximal ones do land
 Pixels = Float[Tensor, "n 1 28 28"]
 
 
@@ -258,6 +258,6 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
 
 
 def zero_share(model: nn.Module) -> float:
-    """Fraction of the weights that L1 acts on, those of `penalised_weights`, that are closer to 0 than `ZERO`."""
+    """Fraction of the `penalised_weights` that are closer to 0 than `ZERO`."""
     weights = torch.cat([weight.detach().flatten() for weight in penalised_weights(model)])
     return (weights.abs() < ZERO).double().mean().item()
