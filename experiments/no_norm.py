@@ -16,7 +16,7 @@ Command: python -m normstudy study experiments/no_norm.py --stack 5
 from normstudy.config import TrainConfig
 
 TITLE = "No norm at all"
-NUMBER = 23
+NUMBER = 22
 REPORT = "baseline"
 MAY_DIVERGE = True
 SEEDS = range(10, 20)

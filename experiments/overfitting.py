@@ -15,7 +15,7 @@ experiments/overfitting.py
 from normstudy.config import VARIANTS, TrainConfig
 
 TITLE = "Overfitting"
-NUMBER = 24
+NUMBER = 23
 REPORT = "overfitting"
 MEASURES = ("training",)
 SEEDS = range(10, 40)

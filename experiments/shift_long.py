@@ -13,7 +13,7 @@ experiments/shift_long.py
 from normstudy.config import TrainConfig
 
 TITLE = "Shifted images, 20 epochs"
-NUMBER = 26
+NUMBER = 25
 REPORT = "shift"
 MEASURES = ("shift",)
 SEEDS = {"bn": range(10, 40), "gn": range(10, 40), "ln": range(10, 40), "in": range(10, 20), "none": range(10, 20)}

@@ -15,7 +15,7 @@ experiments/temperature.py
 from normstudy.config import VARIANTS, TrainConfig
 
 TITLE = "Temperature, fitted crosswise"
-NUMBER = 25
+NUMBER = 24
 REPORT = "temperature"
 MEASURES = ("crossfit",)
 SEEDS = range(10, 40)

@@ -19,7 +19,7 @@ from typing import Any
 from normstudy.config import VARIANTS, TrainConfig
 
 TITLE = "A recipe for each norm"
-NUMBER = 22
+NUMBER = 21
 REPORT = "held_out"
 MAY_DIVERGE = True
 HELD_OUT = 6_000

@@ -142,7 +142,7 @@ def test_each_norms_own_best_recipe_stands_beside_the_first_one_tried() -> None:
 
 
 def test_collapse_is_told_by_each_way_to_penalise_under_each_schedule() -> None:
-    configs = trials("collapse_causes", seeds=1)
+    configs = trials("collapse", seeds=1)
     kinds = [{"statistics": kind, "accuracy": 0.9} for kind in ("as trained", "re-estimated")]
     tables = made(configs, lambda config: 0.97 if config.l1_method == "proximal" else 0.99 - 10 * config.l1)
     told = of_kind(
@@ -160,7 +160,7 @@ def test_collapse_is_told_by_each_way_to_penalise_under_each_schedule() -> None:
 
 
 def test_ways_to_penalise_are_compared_with_the_usual_one_under_the_same_schedule() -> None:
-    configs = [config for config in trials("collapse_causes", seeds=5) if config.l1 in (0.0, 0.01)]
+    configs = [config for config in trials("collapse", seeds=5) if config.l1 in (0.0, 0.01)]
     kinds = [{"statistics": kind, "accuracy": 0.9} for kind in ("as trained", "re-estimated")]
 
     def accuracy(config: TrainConfig) -> float | None:
