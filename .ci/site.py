@@ -23,8 +23,8 @@ CHAPTERS: dict[str, tuple[Kind, ...]] = {  # of the results, by how an experimen
     "Comparisons": ("errors", "groups"),
     "Choosing network and recipe": ("held_out",),
     "L1": ("factorial", "penalty", "collapse"),
-    "Training": ("learning_rate", "batch_size", "baseline", "sweep"),
-    "Robustness": ("shift", "calibration"),
+    "Training": ("learning_rate", "batch_size", "baseline", "ghost", "sweep"),
+    "Robustness": ("shift", "calibration", "temperature", "overfitting"),
 }
 assert {kind for kinds in CHAPTERS.values() for kind in kinds} == set(get_args(Kind))
 

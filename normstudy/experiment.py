@@ -51,8 +51,8 @@ class Settings:
     report: Kind = "errors"  # how it is reported
     targets: dict[Literal["every", "best", "first"], float] = field(default_factory=dict)  # set beforehand: accuracies
     # pairs of groups that the file calls confirmatory, adjusted together; other margins of equivalence set beforehand
-    confirmatory: tuple[tuple[str, str], ...] = ()
-    margins: tuple[float, ...] = ()
+    confirmatory: Annotated[tuple[tuple[str, str], ...], Strict(False)] = ()
+    margins: Annotated[tuple[float, ...], Strict(False)] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -25,7 +25,8 @@ from normstudy.tracking.store import log_to_run
 CPU = torch.device("cpu")
 CONFIGS = tuple(TrainConfig(**SMALL, norm=norm, val_size=64, device="cpu") for norm in ("bn", "gn"))
 DATA = load_data(CONFIGS[0], CPU)
-FEW = replace(DATA, test=DATA.test.take(DATA.test.indices[:500]))  # only the first test images are asked about
+# only the first images are asked about
+FEW = replace(DATA, train=DATA.train.take(torch.arange(300)), test=DATA.test.take(DATA.test.indices[:500]))
 
 
 def asking(*measures: str) -> Experiment:
@@ -63,7 +64,7 @@ def finished(config: TrainConfig) -> tuple[str, DigitNet]:
 def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables_are_those_of_their_weights(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = asking("calibration", "weights", "statistics", "shift")
+    small = asking("calibration", "weights", "statistics", "shift", "training", "crossfit")
     runs = [finished(config) for config in CONFIGS]
     monkeypatch.setattr(measuring, "load_data", few)
     monkeypatch.setattr(robustness, "SEVERITIES", (1,))
@@ -79,7 +80,7 @@ def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables
     with pytest.raises(ReportError, match="the server went away"):
         measuring.measure(small, never)
     monkeypatch.setattr(measuring, "log_to_run", log_to_run)
-    assert measuring.measure(small, never) == 8  # four of each of two networks
+    assert measuring.measure(small, never) == 12  # six of each of two networks
     assert measuring.measure(small, never) == 0
     for (run_id, model), kinds in zip(runs, (["as trained", "re-estimated"], ["as trained"]), strict=True):
         found = {name: read_artifact(run_id, name.path, logged_measure(name)) for name in Measure}
@@ -94,6 +95,8 @@ def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables
         [sure] = found[Measure.CALIBRATION].to_dict(orient="records")
         assert 0.001 < sure["temperature"] < 1000
         assert sure["nll"] == pytest.approx(answers.loss, rel=1e-4)
+        assert found[Measure.TRAINING]["accuracy"].tolist() == [pytest.approx(evaluate(model, FEW.train).accuracy)]
+        assert found[Measure.CROSSFIT]["nll"].mean() == pytest.approx(answers.loss, rel=1e-4)
         assert found[Measure.RELIABILITY].groupby("scaled")["count"].sum().tolist() == [500, 500]
 
 

@@ -63,6 +63,8 @@ MEASURED: dict[Measure, list[Any]] = {
     Measure.SHIFT: ["as trained", "blur", 5, 0.5, 2.5],
     Measure.CALIBRATION: [1.5, 0.02, 0.01, 0.003, 0.002],
     Measure.RELIABILITY: [1, 14, 9_900, 0.999, 0.998],
+    Measure.TRAINING: [0.998, 0.006],
+    Measure.CROSSFIT: [9, 1.02, 1.01, 0.015, 0.0149],
 }
 
 
