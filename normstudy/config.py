@@ -105,6 +105,11 @@ class TrainConfig(BaseModel):
         return self.train_size or TRAIN_IMAGES - self.val_size
 
     @property
+    def split(self) -> int:
+        """Which images are held out: 0 for those of every trial, a number of its own for each seed that draws them."""
+        return self.seed + 1 if self.held_out_by == "seed" else 0
+
+    @property
     def variant(self) -> str:
         """The name that people read: `GN`, or `BN + L1` where the penalty is on."""
         return self.norm.upper() + (" + L1" if self.l1 else "")

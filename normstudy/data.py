@@ -91,7 +91,7 @@ def _array(content: bytes) -> UInt8[Tensor, "..."]:
 def load_data(config: TrainConfig, device: torch.device) -> Data:
     """The splits of a trial, on its device: `val_size` images held out of the 60,000, stratified by digit."""
     train, test = load_images(config.dataset)
-    order = stratified_order(train.labels, SPLIT_SEED + (config.seed + 1 if config.held_out_by == "seed" else 0))
+    order = stratified_order(train.labels, SPLIT_SEED + config.split)
     held_out, rest = order[: config.val_size], order[config.val_size :]
     used = rest[: config.train_size or None].sort().values
     val = train.take(held_out.sort().values).to(device) if config.val_size else None

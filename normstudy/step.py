@@ -44,9 +44,9 @@ def training_step(model: DigitNet, optimizer: SGD, config: TrainConfig, average:
             hits = (logits.argmax(dim=2) == labels).sum(0)
             return torch.stack([cross_entropy, penalty, hits])
 
-    if next(model.parameters()).is_cuda:
-        return followed(captured(step, model, optimizer, (config.batch_size, model.stack)), model, average)
-    return followed(step, model, average)
+    on_gpu = next(model.parameters()).is_cuda
+    taken = captured(step, model, optimizer, (config.batch_size, model.stack)) if on_gpu else step
+    return followed(taken, model, average)
 
 
 def followed(step: Step, model: DigitNet, average: AveragedModel | None) -> Step:

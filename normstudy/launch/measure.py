@@ -47,9 +47,10 @@ def measure(experiment: Experiment, stop_signal: StopCheck) -> int:
     done = 0
     for name in map(Measure, experiment.measures):
         runs = without_measure(experiment.configs, name, may_diverge=experiment.may_diverge)
-        by_data: dict[TrainConfig, list[tuple[TrainConfig, str]]] = {}
+        by_data: dict[tuple[str, int, int, int], list[tuple[TrainConfig, str]]] = {}
         for config, run_id in runs:
-            by_data.setdefault(images_of(config), []).append((config, run_id))
+            images = (config.dataset, config.val_size, config.train_size, config.split)
+            by_data.setdefault(images, []).append((config, run_id))
         with tqdm(total=len(runs), desc=name, unit="run", disable=None) as bar:
             for same_data in by_data.values():
                 way = WAYS[name](load_data(same_data[0][0], torch.device("cpu")))
@@ -59,12 +60,6 @@ def measure(experiment: Experiment, stop_signal: StopCheck) -> int:
                         bar.update()
         done += len(runs)
     return done
-
-
-def images_of(config: TrainConfig) -> TrainConfig:
-    """What of a configuration decides its images."""
-    kept = {name: getattr(config, name) for name in ("dataset", "val_size", "train_size", "held_out_by")}
-    return TrainConfig(**kept, **({"seed": config.seed} if config.held_out_by == "seed" else {}))
 
 
 def _measure_one(way: Way, stop_signal: StopCheck, trial: tuple[TrainConfig, str]) -> None:

@@ -7,7 +7,7 @@ from itertools import combinations
 import pandas as pd
 
 from normstudy.report.groups import Facts
-from normstudy.report.tables import Tables
+from normstudy.report.tables import Tables, whole_mean
 from normstudy.report.text import either, markdown_table, percent, sample, short
 
 BUDGETS = (4_000, 8_000, math.inf)  # parameters
@@ -36,14 +36,17 @@ def held_out_table(tables: Tables) -> str:
     """A row for each configuration that was tried, by held-out loss, mean over the variants."""
     rows = tried(tables.results)
     accuracy, loss = (
-        rows.pivot_table(index="tried", columns="variant", values=f"val_{v}") for v in ("accuracy", "loss")
+        rows.groupby(["tried", "variant"])[f"val_{v}"].agg(whole_mean).unstack() for v in ("accuracy", "loss")
     )
     parameters = rows.groupby("tried")["parameters"].first()
     variants = list(dict.fromkeys(rows["variant"]))
     cells = []
-    for name, mean in loss.mean(axis=1).sort_values(kind="stable").items():
-        numbers = [f"{percent(accuracy.loc[name, v])} / {loss.loc[name, v]:.4f}" for v in variants]
-        cells.append([str(name), f"{parameters[name]:,}", *numbers, f"{mean:.4f}"])
+    for name, mean in loss.mean(axis=1, skipna=False).sort_values(kind="stable").items():
+        numbers = [
+            f"{percent(accuracy.loc[name, v])} / {loss.loc[name, v]:.4f}" if loss.loc[name, v] >= 0 else "diverged"
+            for v in variants
+        ]
+        cells.append([str(name), f"{parameters[name]:,}", *numbers, f"{mean:.4f}" if mean >= 0 else "diverged"])
     table = markdown_table(["tried", "parameters", *variants, "mean loss"], cells)
     images = either(rows["val_size"])
     return f"{table}\n\nAccuracy / loss (nats) on {images} held-out training images, last epoch, {sample(rows)}."
@@ -98,6 +101,6 @@ def _agreement(own: Mapping[str, Facts]) -> list[tuple[str, str, float]]:
 
 def _lowest_two(rows: pd.DataFrame, column: str) -> dict[str, float]:
     """The lowest mean loss and the next."""
-    losses = rows.groupby(column)["val_loss"].agg(lambda values: values.mean(skipna=False))
+    losses = rows.groupby(column)["val_loss"].agg(whole_mean)
     lowest = losses.sort_values(kind="stable")[:2]
     return {short(name): float(loss) for name, loss in lowest.items()}

@@ -13,6 +13,7 @@ from normstudy.report import charts, error_charts
 from normstudy.report.tables import TEST_IMAGES, T, Tables, by_seed, errors_by
 from normstudy.report.text import either, markdown_table, percent, sample
 from normstudy.stats import (
+    MARGIN,
     SIGNIFICANCE,
     Comparison,
     accuracy_interval,
@@ -63,27 +64,37 @@ def comparisons(tables: Tables, pairs: Sequence[Pair] | None = None) -> list[Com
     diverged; none where the seeds differ. Those that the experiment's file calls confirmatory are adjusted together,
     and stand before the others, which are, too.
     """
-    lost = diverged_groups(tables)
-    values = by_seed(tables.results[~tables.results["group"].isin(lost)])
-    if values is None or len(values) < 2:
-        return []
-    chosen = [pair for pair in pairs or combinations(values.columns, 2) if not {*pair} & {*lost}]
+    values = _comparable(tables)
+    wanted = list(combinations(values.columns, 2)) if pairs is None else pairs
+    chosen = [pair for pair in wanted if {*pair} <= {*values}]
     planned = [pair for pair in chosen if pair in tables.about.confirmatory]
     return [*compare_pairs(values, planned), *compare_pairs(values, [pair for pair in chosen if pair not in planned])]
+
+
+def confirmatory(tables: Tables, margin: float = MARGIN) -> list[Comparison]:
+    """The pairs that the experiment's file calls confirmatory, as `comparisons` has them, or at another margin."""
+    values = _comparable(tables)
+    return compare_pairs(values, [pair for pair in tables.about.confirmatory if {*pair} <= {*values}], margin=margin)
+
+
+def against_first(values: pd.DataFrame, names: Iterable[str]) -> list[Comparison]:
+    """Each column but the first of `names` against that one, a row a seed; none that lacks a seed, and none of fewer
+    than two seeds."""
+    whole = values.dropna(axis=1)
+    first, *others = [name for name in names if name in whole] or [""]
+    return compare_pairs(whole, [(name, first) for name in others]) if len(whole) > 1 else []
+
+
+def _comparable(tables: Tables) -> pd.DataFrame:
+    """Test accuracy, a row a seed and a column a group, without groups of which a run diverged; no column where seeds
+    differ, or there is one."""
+    values = by_seed(tables.results[~tables.results["group"].isin(diverged_groups(tables))])
+    return pd.DataFrame() if values is None or len(values) < 2 else values
 
 
 def diverged_groups(tables: Tables) -> list[str]:
     """Those of which a run diverged: they are not compared, as the seeds that are left would flatter them."""
     return list(dict.fromkeys(tables.results.loc[tables.results["diverged_at"].notna(), "group"]))
-
-
-def at_other_margins(tables: Tables) -> dict[float, list[Comparison]]:
-    """The confirmatory pairs at the other margins that were set beforehand."""
-    lost, values = diverged_groups(tables), by_seed(finished(tables).results)
-    planned = [pair for pair in tables.about.confirmatory if not {*pair} & {*lost}]
-    if values is None or not planned:
-        return {}
-    return {margin: compare_pairs(values, planned, margin=margin) for margin in tables.about.margins}
 
 
 def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[str, Picture]:
@@ -221,8 +232,8 @@ def summary_facts(tables: Tables) -> Facts:
         "results": results,
         "ranked": ranked.to_dict(),
         "pairs": pairs,
-        "confirmatory": [pair for pair in pairs if (pair.a, pair.b) in tables.about.confirmatory],
-        "margins": at_other_margins(tables),
+        "confirmatory": (planned := confirmatory(tables)),
+        "margins": {margin: confirmatory(tables, margin) for margin in tables.about.margins} if planned else {},
         "widest": max(pairs, key=lambda pair: abs(pair.difference), default=None),
         "significance": SIGNIFICANCE,
         "tests": [] if several else tests_of_images(tables),

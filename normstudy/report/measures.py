@@ -9,11 +9,7 @@ from normstudy.figures import Picture
 from normstudy.report import charts
 from normstudy.report.groups import Facts, note
 from normstudy.report.sweeps import by_norm, cell_means, sweep_table
-from normstudy.report.tables import (
-    CollapseTables,
-    PenaltyTables,
-    Tables,
-)
+from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
 from normstudy.report.validation import STATISTICS
 from normstudy.stats import FEWEST_SEEDS, ROUNDING, Comparison, compare_pairs
 

@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from normstudy.figures import Picture
 from normstudy.report import charts, error_charts
-from normstudy.report.groups import Facts, baseline_facts, note
+from normstudy.report.groups import Facts, against_first, baseline_facts, note
 from normstudy.report.tables import (
     CalibrationTables,
     CollapseTables,
@@ -114,10 +114,9 @@ def calibration_facts(tables: CalibrationTables) -> Facts:
 def ghost_facts(tables: CollapseTables) -> Facts:
     """As of a baseline; and BN's groups with statistics of the test images, each against the first."""
     both = tables.statistics[tables.statistics["statistics"] == STATISTICS[1]]
-    again = both.pivot(index="seed", columns="group", values="accuracy").dropna(axis=1)
-    first, *others = [name for name in dict.fromkeys(tables.results["group"]) if name in again] or [""]
-    pairs = compare_pairs(again, [(name, first) for name in others]) if len(again) > 1 else []
-    return {**baseline_facts(tables), "again": pairs, "means": again.mean().to_dict()}
+    again = both.pivot(index="seed", columns="group", values="accuracy")
+    pairs = against_first(again, dict.fromkeys(tables.results["group"]))
+    return {**baseline_facts(tables), "again": pairs, "means": again.dropna(axis=1).mean().to_dict()}
 
 
 def overfitting_rows(tables: OverfittingTables) -> pd.DataFrame:

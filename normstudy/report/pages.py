@@ -102,8 +102,7 @@ def brief(tables: Tables) -> str:
     """The answer of an experiment in one sentence, for the README; of tables that are `escaped`."""
     kind, facts = tables.about.report, kind_of(tables).facts(tables)
     first = next(iter(paragraphs(kind, facts)), "")
-    planned = [pair for pair in groups.comparisons(tables) if (pair.a, pair.b) in tables.about.confirmatory]
-    said = {"kind": kind, "first": first, "facts": facts, "confirmatory": planned}
+    said = {"kind": kind, "first": first, "facts": facts, "confirmatory": groups.confirmatory(tables)}
     return " ".join(render("brief", said).split())
 
 

@@ -4,7 +4,6 @@ A run that diverged has no accuracy; it is named, and never averaged.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -12,10 +11,10 @@ from normstudy.config import TrainConfig
 from normstudy.errors import ReportError
 from normstudy.figures import Picture
 from normstudy.report import charts
-from normstudy.report.groups import Facts, note
-from normstudy.report.tables import Tables
+from normstudy.report.groups import Facts, against_first, note
+from normstudy.report.tables import Tables, whole_mean
 from normstudy.report.text import counted, markdown_table, percent, sample
-from normstudy.stats import ROUNDING, Comparison, compare_pairs
+from normstudy.stats import ROUNDING
 from normstudy.tracking import Metric
 
 CHANCE = 0.2  # accuracy up to which a network of ten classes has learned nothing, which may predict two of them
@@ -36,7 +35,7 @@ def cell_means(rows: pd.DataFrame, setting: str, value: str = "test_accuracy") -
 
     A mean of the seeds that happened not to diverge would flatter a norm.
     """
-    means = rows.groupby([setting, "group"], sort=False)[value].agg(lambda values: values.mean(skipna=False))
+    means = rows.groupby([setting, "group"], sort=False)[value].agg(whole_mean)
     return means.unstack("group")[list(dict.fromkeys(rows["group"]))].sort_index()
 
 
@@ -76,38 +75,25 @@ def sweep_figures(tables: Tables) -> dict[str, Picture]:
 def sweep_facts(tables: Tables) -> Facts:
     """For each norm the best value of the setting, and where it diverged."""
     setting, rows = varied(tables), by_norm(tables)
-    means, pairs = cell_means(rows, setting), against_first(rows, setting)
+    norms = list(dict.fromkeys(rows["group"]))
+    by_value = {
+        value: runs.pivot(index="seed", columns="group", values="test_accuracy")
+        for value, runs in rows.groupby(setting)
+    }
+    lowest, highest = by_value[min(by_value)], by_value[max(by_value)]
     return {
         "setting": setting.replace("_", " "),
         "norms": _norms(rows, setting),
         "values": [
-            {"value": value, "means": of.dropna().sort_values(ascending=False).to_dict(), "pairs": pairs.get(value, [])}
-            for value, of in means.iterrows()
+            {
+                "value": value,
+                "means": of.dropna().sort_values(ascending=False).to_dict(),
+                "pairs": against_first(by_value[value], norms),
+            }
+            for value, of in cell_means(rows, setting).iterrows()
         ],
-        "change": change_of_lead(rows, setting),
+        "change": against_first(highest - lowest, norms),
     }
-
-
-def against_first(rows: pd.DataFrame, setting: str) -> dict[Any, list[Comparison]]:
-    """By value of the setting, each norm against the first, adjusted together; none of which a run diverged."""
-    found = {}
-    for value, runs in rows.groupby(setting):
-        table = runs.pivot(index="seed", columns="group", values="test_accuracy").dropna(axis=1)
-        first, *others = [name for name in dict.fromkeys(rows["group"]) if name in table] or [""]
-        found[value] = compare_pairs(table, [(name, first) for name in others]) if len(table) > 1 else []
-    return found
-
-
-def change_of_lead(rows: pd.DataFrame, setting: str) -> list[Comparison]:
-    """By how much more than the first norm's each norm's accuracy changes from the lowest value to the highest, by
-    seed."""
-    low, high = (
-        rows[rows[setting] == value].pivot(index="seed", columns="group", values="test_accuracy")
-        for value in (rows[setting].min(), rows[setting].max())
-    )
-    change = (high - low).dropna(axis=1)
-    first, *others = [name for name in dict.fromkeys(rows["group"]) if name in change] or [""]
-    return compare_pairs(change, [(name, first) for name in others]) if len(change) > 1 else []
 
 
 def _norms(rows: pd.DataFrame, setting: str) -> dict[str, Facts]:
@@ -130,7 +116,7 @@ def tuned(tables: Tables) -> pd.DataFrame:
     rows = by_norm(tables)
     chosen = []
     for _, cell in rows.groupby(["group", "batch_size"], sort=False):
-        losses = cell.groupby("lr")["val_loss"].agg(lambda values: values.mean(skipna=False))
+        losses = cell.groupby("lr")["val_loss"].agg(whole_mean)
         chosen.append(cell[cell["lr"] == losses.idxmin() if losses.notna().any() else cell["diverged"]])
     return pd.concat(chosen, ignore_index=True)
 

@@ -174,6 +174,11 @@ def by_seed(results: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame
     return None if table.isna().to_numpy().any() else table
 
 
+def whole_mean(values: pd.Series) -> float:
+    """Missing where any value is: a mean of the seeds that happened not to diverge would flatter a norm."""
+    return float(values.mean(skipna=False))
+
+
 def pixels(images: pd.DataFrame, indices: Sequence[int]) -> list[np.ndarray]:
     """The pictures of these test images, 28 x 28 grey values each, from the table of images."""
     texts = images.set_index("index")["pixels"]
