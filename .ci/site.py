@@ -24,7 +24,7 @@ CHAPTERS: dict[str, tuple[Kind, ...]] = {  # of the results, by how an experimen
     "Choosing network and recipe": ("held_out",),
     "L1": ("factorial", "penalty", "collapse"),
     "Training": ("learning_rate", "batch_size", "baseline", "ghost", "sweep"),
-    "Robustness": ("shift", "calibration", "temperature", "overfitting"),
+    "Robustness": ("shift", "mnist_c", "calibration", "temperature", "overfitting"),
 }
 assert {kind for kinds in CHAPTERS.values() for kind in kinds} == set(get_args(Kind))
 

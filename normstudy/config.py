@@ -21,6 +21,10 @@ VARIANTS: tuple[dict[str, Any], ...] = ({"norm": "gn"}, {"norm": "ln"}, {"norm":
 ADDED = ("l1_on", "l1_method", "ghost_batch_size", "init", "ema_decay", "held_out_by", "kernels")
 
 CORRUPTIONS = ("noise", "blur", "contrast", "brightness", "rotation", "occlusion", "inversion")  # of robustness.py
+MNIST_C = (  # of mnist_c.py
+    *("shot noise", "impulse noise", "glass blur", "motion blur", "shear", "scale", "rotate", "brightness"),
+    *("translate", "stripe", "fog", "spatter", "dotted line", "zigzag", "canny edges"),
+)
 BINS = 15  # of confidence, in its reliability tables
 
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.

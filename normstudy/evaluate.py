@@ -41,10 +41,11 @@ def evaluate_stack(model: DigitNet, split: Split) -> list[Evaluation]:
         for images in split.images.split(batch)
     ]
     logits = torch.cat(answers).view(len(split), model.stack, -1)
-    return [_evaluation(one, split) for one in logits.unbind(1)]
+    return [evaluation_of(one, split) for one in logits.unbind(1)]
 
 
-def _evaluation(logits: Float[Tensor, "n classes"], split: Split) -> Evaluation:
+def evaluation_of(logits: Float[Tensor, "n classes"], split: Split) -> Evaluation:
+    """What these logits of a split's images, in its order, come to."""
     correct = (logits.argmax(dim=1) == split.labels).sum().item()
     loss = functional.cross_entropy(logits, split.labels).item()
     return Evaluation(loss=loss, accuracy=correct / len(split), logits=logits.cpu())

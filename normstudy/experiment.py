@@ -31,6 +31,7 @@ Kind = Literal[  # a row of `KINDS` in report/pages.py
     "batch_size",
     "learning_rate",
     "shift",
+    "mnist_c",
     "calibration",
     "overfitting",
     "temperature",
@@ -73,7 +74,8 @@ class Experiment(Settings):
     may_diverge: bool = False  # a loss that is not finite is a result, not a failure of the study
     # what `normstudy measure` adds to its runs
     measures: Annotated[
-        tuple[Literal["weights", "statistics", "shift", "calibration", "training", "crossfit"], ...], Strict(False)
+        tuple[Literal["weights", "statistics", "shift", "mnist_c", "calibration", "training", "crossfit"], ...],
+        Strict(False),
     ] = ()
 
     @property

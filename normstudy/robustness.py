@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from normstudy.config import BINS
 from normstudy.data import MEMORY_FORMAT, Split, affine_maps, normalise, resample
-from normstudy.evaluate import evaluate
+from normstudy.evaluate import Evaluation, evaluate, evaluation_of
 from normstudy.model import DigitNet, penalised_weights
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -113,19 +113,22 @@ def shifted(test: Split) -> list[tuple[str, int, Split]]:
     return shifts
 
 
-def shift_table(model: DigitNet, shifts: Iterable[tuple[str, int, Split]]) -> pd.DataFrame:
+def shift_table(model: DigitNet, shifts: Iterable[tuple[str, int, Split]], *, batch: int = 0) -> pd.DataFrame:
     """How a network does on the images of `shifted`; the network itself stays as it is.
 
     Columns: statistics ("as trained", and for a network with BatchNorm a second row, "re-estimated": see
-    `re_estimated`), corruption, severity, accuracy (fraction), loss (cross-entropy in nats).
+    `re_estimated`, and with `batch` a third: see `with_batch_statistics`), corruption, severity, accuracy (fraction),
+    loss (cross-entropy in nats).
     """
-    networks: dict[str, Callable[[Split], DigitNet]] = {"as trained": lambda _: deepcopy(model)}
+    ways: dict[str, Callable[[Split], Evaluation]] = {"as trained": lambda split: evaluate(deepcopy(model), split)}
     if batch_norms(model):
-        networks["re-estimated"] = lambda split: re_estimated(model, split.images)
+        ways["re-estimated"] = lambda split: evaluate(re_estimated(model, split.images), split)
+        if batch:
+            ways[f"batches of {batch}"] = lambda split: with_batch_statistics(model, split, batch)
     rows = []
     for corruption, severity, split in shifts:
-        for statistics, network in networks.items():
-            found = evaluate(network(split), split)
+        for statistics, way in ways.items():
+            found = way(split)
             rows.append((statistics, corruption, severity, found.accuracy, found.loss))
     return pd.DataFrame(rows, columns=["statistics", "corruption", "severity", "accuracy", "loss"])
 
@@ -140,8 +143,7 @@ def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNe
     """A copy whose BatchNorm layers hold the mean and variance of these images, averaged over batches of about 250.
 
     No label is used and no weight changes: Schneider et al. 2020, "Improving robustness against common corruptions by
-    covariate shift adaptation", whose N, the weight of the training images' statistics, is 0 here; Nado et al. 2020,
-    "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift".
+    covariate shift adaptation", whose N, the weight of the training images' statistics, is 0 here.
     """
     model = deepcopy(model).train()
     for layer in batch_norms(model):
@@ -152,6 +154,21 @@ def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNe
         # not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each
         model(normalise(images[first::batches]).contiguous(memory_format=MEMORY_FORMAT[images.device.type]))
     return model.eval()
+
+
+@torch.no_grad()
+def with_batch_statistics(model: DigitNet, split: Split, size: int) -> Evaluation:
+    """What the network answers when BatchNorm takes the mean and variance of each batch of `size` images, or one more:
+    Nado et al. 2020, "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift".
+
+    No label is used and no weight changes. Each batch has images from all over the split.
+    """
+    model, batches = deepcopy(model).train(), max(1, len(split) // size)  # only BatchNorm is another in training
+    logits = torch.empty(len(split), 10)
+    for first in range(batches):
+        images = normalise(split.images[first::batches])
+        logits[first::batches] = model(images.contiguous(memory_format=MEMORY_FORMAT[images.device.type]))
+    return evaluation_of(logits, split)
 
 
 @dataclass(frozen=True, kw_only=True)

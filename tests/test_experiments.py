@@ -77,7 +77,7 @@ def test_of_an_experiment_the_lowest_seeds_can_be_chosen(tmp_path: Path, seeds: 
         (f"{ONE}MAY_DIVERGE = 'no'\n", "some.py: may_diverge=no: input should be a valid boolean"),
         (
             f"{ONE}MEASURES = ['speed']\n",
-            "some.py: measures=speed: input should be 'weights', 'statistics', 'shift', 'calibration', ",
+            "some.py: measures=speed: input should be 'weights', 'statistics', 'shift', 'mnist_c', ",
         ),
         (f"{ONE}REPORT = 'sweeps'\n", "some.py: report=sweeps: input should be 'errors', 'groups', 'baseline', "),
         (f"{ONE}TARGETS = {{'worst': 0.9}}\n", "some.py: targets=worst: input should be 'every', 'best' or 'first'"),

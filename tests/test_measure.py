@@ -1,6 +1,7 @@
 """Corruptions do what they say, re-estimated statistics are those of the images, temperature and ECE known ones."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from normstudy.robustness import (
     reliability,
     shift_table,
     shifted,
+    with_batch_statistics,
     zero_share,
 )
 
@@ -110,6 +112,22 @@ def test_re_estimated_statistics_are_those_of_all_images() -> None:
     inputs = model.features[:2](normalise(images)).detach().transpose(0, 1).flatten(1)
     torch.testing.assert_close(layer.running_mean, inputs.mean(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer.running_var, inputs.var(dim=1), rtol=0.02, atol=1e-5)  # less that of batch means
+
+
+def test_statistics_of_a_batch_are_those_of_its_own_images_and_the_network_stays_as_it_is() -> None:
+    test, model = strokes(70), network(BATCH_NORM)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = with_batch_statistics(model, test, 32)  # two batches of 35
+    reference = deepcopy(model).train()
+    for first in range(2):
+        expected = reference(normalise(test.images[first::2])).detach()
+        torch.testing.assert_close(found.logits[first::2], expected, rtol=1e-4, atol=1e-4)
+    assert found.accuracy == (found.logits.argmax(1) == test.labels).double().mean().item()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    table = shift_table(model, [("none", 0, test)], batch=32)
+    assert table["statistics"].tolist() == ["as trained", "re-estimated", "batches of 32"]
+    assert table["loss"].tolist()[2] == found.loss
+    assert shift_table(network("gn"), [("none", 0, test)], batch=32)["statistics"].tolist() == ["as trained"]
 
 
 def calibrated(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

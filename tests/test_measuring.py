@@ -9,7 +9,7 @@ import torch
 from helpers.project import SMALL
 from safetensors.torch import save_file
 
-from normstudy import robustness
+from normstudy import mnist_c, robustness
 from normstudy.config import TrainConfig
 from normstudy.data import Data, load_data
 from normstudy.errors import ConfigError, Interrupted, ReportError
@@ -64,11 +64,12 @@ def finished(config: TrainConfig) -> tuple[str, DigitNet]:
 def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables_are_those_of_their_weights(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = asking("calibration", "weights", "statistics", "shift", "training", "crossfit")
+    small = asking("calibration", "weights", "statistics", "shift", "mnist_c", "training", "crossfit")
     runs = [finished(config) for config in CONFIGS]
     monkeypatch.setattr(measuring, "load_data", few)
     monkeypatch.setattr(robustness, "SEVERITIES", (1,))
     monkeypatch.setattr(robustness, "CORRUPTIONS", {"inversion": robustness.CORRUPTIONS["inversion"]})
+    monkeypatch.setattr(mnist_c, "CORRUPTIONS", {"stripe": mnist_c.stripe})
     with pytest.raises(Interrupted, match="stopped by signal 15"):
         measuring.measure(small, lambda: 15)
 
@@ -80,7 +81,7 @@ def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables
     with pytest.raises(ReportError, match="the server went away"):
         measuring.measure(small, never)
     monkeypatch.setattr(measuring, "log_to_run", log_to_run)
-    assert measuring.measure(small, never) == 12  # six of each of two networks
+    assert measuring.measure(small, never) == 14  # seven of each of two networks
     assert measuring.measure(small, never) == 0
     for (run_id, model), kinds in zip(runs, (["as trained", "re-estimated"], ["as trained"]), strict=True):
         found = {name: read_artifact(run_id, name.path, logged_measure(name)) for name in Measure}
@@ -88,6 +89,10 @@ def test_trained_networks_are_measured_once_though_it_broke_off_and_their_tables
         assert found[Measure.STATISTICS]["statistics"].tolist() == kinds
         shifts = found[Measure.SHIFT]
         assert shifts["corruption"].tolist() == ["none"] * len(kinds) + ["inversion"] * len(kinds)
+        more = ["batches of 32"] * (len(kinds) - 1)
+        striped = found[Measure.MNIST_C]
+        assert striped["statistics"].tolist() == 2 * [*kinds, *more]
+        assert striped["corruption"].tolist() == ["none"] * len(striped[::2]) + ["stripe"] * len(striped[::2])
         answers = evaluate(model, FEW.test)
         quarter = evaluate(model, FEW.test.take(torch.arange(0, 500, 4)))
         assert found[Measure.STATISTICS]["accuracy"][0] == pytest.approx(answers.accuracy)

@@ -61,6 +61,7 @@ MEASURED: dict[Measure, list[Any]] = {
     Measure.WEIGHTS: [0.25],
     Measure.STATISTICS: ["re-estimated", "none", 0, 0.99, 0.03],
     Measure.SHIFT: ["as trained", "blur", 5, 0.5, 2.5],
+    Measure.MNIST_C: ["batches of 32", "fog", 1, 0.5, 2.5],
     Measure.CALIBRATION: [1.5, 0.02, 0.01, 0.003, 0.002],
     Measure.RELIABILITY: [1, 14, 9_900, 0.999, 0.998],
     Measure.TRAINING: [0.998, 0.006],

@@ -125,6 +125,32 @@ def _shift_line(axes: Axes, runs: pd.DataFrame, look: Style, *, dashed: bool) ->
     return line
 
 
+def draw_corruptions(table: pd.DataFrame, caption: str) -> Picture:
+    """A row for each corruption: test error of each group, mean over seeds with its interval.
+
+    Columns as of `draw_shift`. Filled marks are networks as trained, hollow ones BatchNorm with other statistics.
+    """
+    looks, hollow = norm_styles(table["group"].unique()), iter("*D" * table["group"].nunique())
+    names = list(dict.fromkeys(table["corruption"]))
+    figure = Picture("Test error under the corruptions of MNIST-C", caption, width=8.0, height=7.5)
+    axes = figure.subplots()
+    shown = list(table.groupby(["group", "statistics"], sort=False))
+    for place, ((group, statistics), runs) in enumerate(shown):
+        accuracies = runs.pivot(index="corruption", columns="seed", values="accuracy").loc[names]
+        errors, style = mean_intervals(100 - 100 * accuracies), looks[str(group)]
+        label, look = str(group), {"color": style["color"], "marker": style["marker"]}
+        if statistics != "as trained":
+            label, look = f"{group}, {statistics}", {**look, "marker": next(hollow), "markerfacecolor": "white"}
+        rows = np.arange(len(names)) + 0.6 * ((place + 0.5) / len(shown) - 0.5)
+        bars = reach(errors["mean"], errors["low"], errors["high"])
+        axes.errorbar(errors["mean"], rows, xerr=bars, label=label, linestyle="", markersize=5, **look)
+    axes.set_xscale("log")
+    plain_ticks(axes.xaxis)
+    label_rows(axes, names, "test error, % (log scale)")
+    legend_below(figure, axes.get_legend_handles_labels()[0], columns=4)
+    return figure
+
+
 def draw_calibration(table: pd.DataFrame, calibration: pd.DataFrame, caption: str) -> Picture:
     """A panel for each group: by how much accuracy exceeds confidence in each bin of the confidence, mean over seeds.
 

@@ -1,4 +1,4 @@
-"""What the trained networks are beside their accuracy: under shift, on their training images, confident; facts and
+"""What the trained networks are beside their accuracy: calibrated, better on their training images; facts and
 figures from the tables alone."""
 
 from itertools import combinations
@@ -14,7 +14,6 @@ from normstudy.report.tables import (
     CalibrationTables,
     CollapseTables,
     OverfittingTables,
-    ShiftTables,
     TemperatureTables,
     by_seed,
 )
@@ -30,63 +29,6 @@ GAP = charts.Quantity(
     plural="gaps",
     differences="points of the gap, first minus second",
 )
-
-
-def shift_figures(tables: ShiftTables) -> dict[str, Picture]:
-    """Errors under each corruption."""
-    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean.")
-    return {"shift": error_charts.draw_shift(tables.shift, said)}
-
-
-def shifted_means(tables: ShiftTables) -> pd.DataFrame:
-    """Mean accuracy over all corruptions and severities, a row a seed, a column a group and kind of statistics."""
-    rows = tables.shift[tables.shift["severity"] > 0]
-    again = rows["statistics"] == STATISTICS[1]
-    named = rows.assign(group=rows["group"].where(~again, rows["group"] + ", " + STATISTICS[1]))
-    order = list(dict.fromkeys(named["group"]))
-    return named.pivot_table(index="seed", columns="group", values="accuracy")[order]
-
-
-def shift_pairs(tables: ShiftTables) -> list[Comparison]:
-    """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
-    means = shifted_means(tables)
-    if len(means) < 2:
-        return []
-    return compare_pairs(means, [(name, "BN") for name in means if name != "BN"])
-
-
-def corruption_pairs(tables: ShiftTables) -> dict[str, Comparison]:
-    """BN against GN by corruption, as trained, mean over the severities, simultaneous over the corruptions; none where
-    either is not there, or of single seeds."""
-    rows = tables.shift[(tables.shift["severity"] > 0) & (tables.shift["statistics"] == STATISTICS[0])]
-    if not {"BN", "GN"} <= set(rows["group"]) or rows["seed"].nunique() < 2:
-        return {}
-    named = rows.assign(cell=rows["group"] + ", " + rows["corruption"])
-    means = named.pivot_table(index="seed", columns="cell", values="accuracy")
-    corruptions = list(dict.fromkeys(rows["corruption"]))
-    pairs = compare_pairs(means, [(f"BN, {name}", f"GN, {name}") for name in corruptions])
-    return dict(zip(corruptions, pairs, strict=True))
-
-
-def shift_facts(tables: ShiftTables) -> Facts:
-    """Which norm bears shifted images, and the corruption that all bear worst."""
-    means = shifted_means(tables)
-    shifted = tables.shift[tables.shift["severity"] > 0]
-    severest = shifted["severity"].max()
-    trained = shifted[(shifted["statistics"] != STATISTICS[1]) & (shifted["severity"] == severest)]
-    worst = trained.pivot_table(index="corruption", columns="group", values="accuracy", sort=False)
-    hardest = worst.mean(axis=1).idxmin()
-    accuracies, counts = worst.loc[hardest], (means.count().min(), means.count().max())
-    return {
-        "means": means.mean().sort_values(ascending=False, kind="stable").to_dict(),
-        "seeds": "{} to {}".format(*counts) if len(set(counts)) > 1 else f"{counts[0]}",
-        "corruptions": shifted["corruption"].nunique(),
-        "severities": (shifted["severity"].min(), severest),
-        "pairs": shift_pairs(tables),
-        "by_corruption": corruption_pairs(tables),
-        "hardest": {"corruption": hardest, "lowest": accuracies.idxmin(), "highest": accuracies.idxmax()},
-        "accuracies": accuracies.to_dict(),
-    }
 
 
 def calibration_figures(tables: CalibrationTables) -> dict[str, Picture]:

@@ -9,13 +9,14 @@ from typing import Any, Generic
 from normstudy.errors import ReportError, one_line
 from normstudy.experiment import Kind
 from normstudy.figures import Picture
-from normstudy.report import choices, errors, groups, measures, networks, overview, sweeps
+from normstudy.report import choices, errors, groups, measures, networks, overview, shifts, sweeps
 from normstudy.report.groups import Facts
 from normstudy.report.tables import (
     TEST_IMAGES,
     CalibrationTables,
     CollapseTables,
     ErrorTables,
+    MnistCTables,
     OverfittingTables,
     PenaltyTables,
     ShiftTables,
@@ -78,7 +79,8 @@ KINDS: Mapping[Kind, Page[Any]] = {
     "collapse": Page(CollapseTables, measures.collapse_facts, measures.collapse_figures, measures.collapse_table),
     "batch_size": Page(Tables, sweeps.batch_size_facts, sweeps.batch_size_figures, sweeps.batch_size_table),
     "learning_rate": Page(Tables, sweeps.learning_rate_facts, sweeps.learning_rate_figures, sweeps.learning_rate_table),
-    "shift": Page(ShiftTables, networks.shift_facts, networks.shift_figures, results_table),
+    "shift": Page(ShiftTables, shifts.shift_facts, shifts.shift_figures, results_table),
+    "mnist_c": Page(MnistCTables, shifts.mnist_c_facts, shifts.mnist_c_figures, shifts.mnist_c_table),
     "calibration": Page(CalibrationTables, networks.calibration_facts, networks.calibration_figures, results_table),
     "ghost": Page(CollapseTables, networks.ghost_facts, groups.baseline_figures, results_table),
     "overfitting": Page(

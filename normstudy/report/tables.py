@@ -115,6 +115,13 @@ class ShiftTables(Tables):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MnistCTables(Tables):
+    """With a row a run and corruption of MNIST-C."""
+
+    mnist_c: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationTables(Tables):
     """With a row a run, its temperature; and a row a run and bin of confidence, before and after scaling by it."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from normstudy.config import ADDED, BINS, CORRUPTIONS, TrainConfig
+from normstudy.config import ADDED, BINS, CORRUPTIONS, MNIST_C, TrainConfig
 from normstudy.errors import ReportError, Unfinished, one_line
 from normstudy.tracking import Measure, Metric, Tag
 
@@ -28,10 +28,10 @@ COLUMNS: Columns = {  # of the misclassified images
     "confidence_true": SHARE,
     "loss": NATS,
 }
-STATISTICS = ("as trained", "re-estimated")
+STATISTICS = ("as trained", "re-estimated", "batches of 32")
 SHIFTS: Columns = {
     "statistics": frozenset(STATISTICS),
-    "corruption": frozenset(["none", *CORRUPTIONS]),
+    "corruption": frozenset(["none", *CORRUPTIONS, *MNIST_C]),
     "severity": ("i", 5),
     "accuracy": SHARE,
     "loss": NATS,
@@ -40,6 +40,7 @@ MEASURES: Mapping[Measure, Columns] = {
     Measure.WEIGHTS: {"zero_share": SHARE},
     Measure.STATISTICS: SHIFTS,
     Measure.SHIFT: SHIFTS,
+    Measure.MNIST_C: SHIFTS,
     Measure.CALIBRATION: {
         "temperature": ("if", 1e6),
         "nll": NATS,

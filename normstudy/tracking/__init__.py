@@ -126,6 +126,7 @@ class Measure(StrEnum):
     WEIGHTS = "weights"
     STATISTICS = "statistics"
     SHIFT = "shift"
+    MNIST_C = "mnist_c"
     CALIBRATION = "calibration"
     RELIABILITY = "reliability"
     TRAINING = "training"
