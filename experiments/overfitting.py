@@ -1,4 +1,4 @@
-"""How far is each norm's accuracy on its training images, as they are, above that on test images?
+"""Which norm overfits, and by how much?
 
 Prediction: every norm is right on 99.6 to 99.8 % of its training images without augmentation; the gap to the test
 images is below 0.3 points, and the gaps of any two are equivalent at 0.1 points.

@@ -104,7 +104,8 @@ def brief(tables: Tables) -> str:
     """The answer of an experiment in one sentence, for the README; of tables that are `escaped`."""
     kind, facts = tables.about.report, kind_of(tables).facts(tables)
     first = next(iter(paragraphs(kind, facts)), "")
-    said = {"kind": kind, "first": first, "facts": facts, "confirmatory": groups.confirmatory(tables)}
+    means = tables.results.groupby("group", sort=False)["test_accuracy"].mean().to_dict()
+    said = {"kind": kind, "first": first, "facts": facts, "means": means, "confirmatory": groups.confirmatory(tables)}
     return " ".join(render("brief", said).split())
 
 
@@ -134,7 +135,7 @@ def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
 
 def is_short(tables: Tables) -> bool:
     """Whether the experiment trained on fewer images, for fewer epochs or with fewer seeds, as its file says."""
-    return tables.about.parts.get("Scale-down", "nothing.") != "nothing."
+    return not tables.about.parts.get("Scale-down", "nothing").startswith("nothing")
 
 
 def code_of(tables: Tables) -> list[Facts]:
@@ -181,11 +182,13 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
                 "question": ERRORS
                 if name == main
                 else one.about.parts.get("Question", name).split("? ")[0].rstrip("?") + "?",
+                "title": one.about.title or name,
                 "finding": brief(one),
                 "short": is_short(one),
                 "at": at[name],
             }
-            for name, one in every.items()
+            # what was planned to decide something comes first
+            for name, one in sorted(every.items(), key=lambda item: not item[1].about.confirmatory)
             if one.about.report != "held_out"
         ],
         "runs": runs,

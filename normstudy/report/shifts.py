@@ -1,6 +1,6 @@
 """What trained networks make of shifted images: facts and figures from the tables alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -28,12 +28,14 @@ def shifted_means(shift: pd.DataFrame) -> pd.DataFrame:
     return rows.pivot_table(index="seed", columns="group", values="accuracy")[list(dict.fromkeys(rows["group"]))]
 
 
-def shift_pairs(shift: pd.DataFrame) -> list[Comparison]:
-    """Each norm, and BN with new statistics, against BN as trained; none of single seeds."""
+def shift_pairs(shift: pd.DataFrame, more: Sequence[tuple[str, str]] = ()) -> list[Comparison]:
+    """Each norm, and BN with new statistics, against BN as trained, and `more` of what is there; none of single
+    seeds."""
     means = shifted_means(shift)
     if len(means) < 2:
         return []
-    return compare_pairs(means, [(name, "BN") for name in means if name != "BN"])
+    wanted = [*((name, "BN") for name in means if name != "BN"), *more]
+    return compare_pairs(means, [pair for pair in wanted if {*pair} <= {*means}])
 
 
 def corruption_pairs(shift: pd.DataFrame) -> dict[str, Comparison]:
@@ -62,7 +64,8 @@ def shift_facts(tables: ShiftTables) -> Facts:
 
 def mnist_c_facts(tables: MnistCTables) -> Facts:
     """The same, and under which corruptions BN differs from GN."""
-    facts = _facts(tables.mnist_c)
+    again, batches = (f"BN, {statistics}" for statistics in STATISTICS[1:])
+    facts = _facts(tables.mnist_c, [(again, "GN"), (batches, "GN"), (batches, again)])
     return {**facts, "by_winner": by_winner(facts["by_corruption"])}
 
 
@@ -75,7 +78,7 @@ def by_winner(pairs: Mapping[str, Comparison]) -> dict[str, list[str]]:
     return found
 
 
-def _facts(shift: pd.DataFrame) -> Facts:
+def _facts(shift: pd.DataFrame, more: Sequence[tuple[str, str]] = ()) -> Facts:
     means = shifted_means(shift)
     shifted = shift[shift["severity"] > 0]
     severest = shifted["severity"].max()
@@ -88,7 +91,7 @@ def _facts(shift: pd.DataFrame) -> Facts:
         "seeds": "{} to {}".format(*counts) if len(set(counts)) > 1 else f"{counts[0]}",
         "corruptions": shifted["corruption"].nunique(),
         "severities": (shifted["severity"].min(), severest),
-        "pairs": shift_pairs(shift),
+        "pairs": shift_pairs(shift, more),
         "by_corruption": corruption_pairs(shift),
         "hardest": {"corruption": hardest, "lowest": accuracies.idxmin(), "highest": accuracies.idxmax()},
         "accuracies": accuracies.to_dict(),
