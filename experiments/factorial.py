@@ -2,6 +2,7 @@
 
 Prediction: L1 with this lambda changes no norm's accuracy by more than 0.1 points; having no norm costs more than any
 choice among norms.
+Outcome: confirmed in part; the log says how.
 Method: {BN, GN, LN, IN, none} x {no L1, L1}, ten paired seeds; the difference that L1 makes within each norm, and the
 difference between each norm and BN without L1.
 Scale-down: to 4 epochs (instead of 20), because the ten cells need 100 runs; so all accuracies are lower than in the

@@ -1,6 +1,7 @@
 """Are the norms equivalent on Fashion-MNIST, too?
 
 Prediction: the ranking of MNIST does not carry over: the pairs that differ, and their order, are not the same.
+Outcome: confirmed; the log says how.
 Method: the main comparison's three variants, ten paired seeds and recipe, which was chosen for digits, on
 Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), read by torchvision from the folder that NORMSTUDY_FASHION names;
 Debian's package dataset-fashion-mnist provides the files.

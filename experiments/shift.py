@@ -2,6 +2,7 @@
 
 Prediction: BatchNorm as trained loses most; with statistics re-estimated on the shifted images it recovers and does
 better than the others.
+Outcome: confirmed in part; the log says how.
 Method: the networks of experiments/factorial.py without L1, on the test images under seven corruptions of our own
 (noise, blur, contrast, brightness, rotation, occlusion, inversion) at five severities; BatchNorm also with statistics
 re-estimated on the shifted images, without labels. Re-estimation sees all shifted images at once, the other norms one

@@ -4,6 +4,7 @@ Prediction: GN, LN and BN + L1 are equivalent at a margin of 0.05 points, each p
 0.02 points. Over thirty seeds GN and LN stand before BN + L1, as with ten, but no pair differs significantly from 0.
 The standard deviation over seeds is between 0.04 and 0.06 points, no more than independent errors on 10,000 test images
 give, and the correlation between norms of runs with the same seed lies within its noise.
+Outcome: confirmed in part; the log says how.
 Method: four variants of one network, thirty paired seeds that no experiment has used; seeds 0 to 9 are known from the
 main comparison, so they would confirm nothing. Three comparisons are confirmatory: GN with LN, GN with
 BN + L1, LN with BN + L1; each that includes BN alone is exploratory. Each rests on the paired differences of test
@@ -12,7 +13,6 @@ equivalence at 0.05 and at 0.1 points, a paired t-test for a difference, both ad
 thirty seeds count; a run that diverges is reported as such. 60,000 training images, 20 epochs.
 Status: confirmatory for GN, LN and BN + L1; exploratory for BN alone. Planned for seeds 0 to 29 at first, and changed
 to new ones before a run had ended.
-Scale-down: nothing.
 Command: python -m normstudy study experiments/thirty_seeds.py --stack 5
 """
 

@@ -9,7 +9,6 @@ Method: each norm and none, trained for 1, 2, 4, 8 and 20 epochs, each with a sc
 seeds. The recipe is that chosen for 20 epochs, so a norm may trail early because its rate doesn't suit it. Tested are
 the four differences to BN at each length, and by seed how each of them changes from 1 epoch to 20; each four are
 adjusted together. BN, GN and LN at 20 epochs are runs of experiments/thirty_seeds.py.
-Scale-down: nothing; the length is what varies.
 Command: python -m normstudy study experiments/training_length.py --stack 5
 """
 

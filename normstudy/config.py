@@ -25,6 +25,7 @@ MNIST_C = (  # of mnist_c.py
     *("shot noise", "impulse noise", "glass blur", "motion blur", "shear", "scale", "rotate", "brightness"),
     *("translate", "stripe", "fog", "spatter", "dotted line", "zigzag", "canny edges"),
 )
+SHIFTED_EVERY = 4  # under a corruption a network is asked about every fourth test image, which saves time
 BINS = 15  # of confidence, in its reliability tables
 
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.

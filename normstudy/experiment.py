@@ -107,6 +107,7 @@ class Experiment(Settings):
     def description(self) -> str:
         """What a run says of the study, in Markdown: the question, what ran, and the command that repeats it."""
         parts = {**self.parts, "What ran": in_words(self.configs)}
+        parts.pop("Outcome", "")  # of earlier runs
         question, command = parts.pop("Question"), parts.pop("Command", "").replace(", then ", "\n")
         repeat = f"To repeat it:\n\n```\n{command}\n```" if command else ""
         said = [f"**{name}.** {text}" for name, text in parts.items()]

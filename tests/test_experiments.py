@@ -126,7 +126,7 @@ def test_one_of_ours_is_found_by_its_name_in_any_folder_and_any_other_by_its_pat
 
 def test_what_is_said_of_a_part_of_an_experiment_is_said_of_that_part() -> None:
     whole, part = load_experiment(MAIN, {}), load_experiment("main", {"epochs": "1", "train_size": "640"}, seeds=1)
-    assert whole.parts["Scale-down"] == "nothing."
+    assert "Scale-down" not in whole.parts
     assert "30 trials (GN, LN, BN + L1), 10 seeds (0 to 9); 60,000 training images of MNIST, 20" in whole.description
     assert set(part.parts) == {"Question", "Prediction", "What ran", "Command"}
     assert part.parts["What ran"] == "3 trials (GN, LN, BN + L1), seed 0; 640 training images of MNIST, 1 epoch."

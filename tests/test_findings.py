@@ -203,6 +203,7 @@ def test_errors_without_a_common_image_or_without_any_are_told_in_whole_sentence
     found = pages.findings(erring(nothing | {("bn", 1): [4]}))
     assert found[0].endswith("1 are misclassified by at least one of the 4 runs, and none by all 4.")
     assert found[1].endswith("GN none; BN 1 (at most 1 of its 2 seeds agree on one).")
+    assert "errors_common" not in errors.errors_figures(erring(nothing | {("bn", 1): [4]}))
 
 
 def test_a_group_whose_lowest_seed_diverged_has_no_grid_and_the_others_have() -> None:

@@ -15,8 +15,10 @@ EXPORTED = load_all(PROJECT / "results")
 def test_every_experiment_has_an_outcome_in_the_log_or_is_said_to_have_no_results_yet() -> None:
     pending = set(re.findall(r"(\w+)\.py", LOG.partition("## Not run yet")[2].partition("\n## ")[0]))
     assert set(ENTRIES) == set(EXPORTED) == {path.stem for path in (PROJECT / "experiments").glob("*.py")} - pending
-    outcomes = r"\n\*\*Prediction (confirmed|refuted|confirmed in part)\.\*\* "
-    assert [name for name, entry in ENTRIES.items() if not re.match(outcomes, entry)] == []
+    for name, entry in ENTRIES.items():
+        outcome = re.match(r"\n\*\*Prediction (confirmed|refuted|confirmed in part)\.\*\* ", entry)
+        assert outcome, name
+        assert EXPORTED[name].about.parts["Outcome"] == f"{outcome[1]}; the log says how."
 
 
 @pytest.mark.parametrize("name", EXPORTED)

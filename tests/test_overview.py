@@ -78,7 +78,7 @@ def test_claims_are_answered_from_the_tables() -> None:
     rows = overview.reported(EXPORTED)
     assert [len(row) for row in rows] == [3] * len(rows)
     assert all(all(row) for row in rows)
-    means = EXPORTED["main"].results.groupby("group")["test_accuracy"].mean()
+    means = EXPORTED["thirty_seeds"].results.groupby("group")["test_accuracy"].mean()
     assert all(f"{name} {100 * mean:.2f} %" in rows[-1][1] for name, mean in means.items())
     assert overview.reported({name: one for name, one in EXPORTED.items() if name != "penalty"}) == []
 

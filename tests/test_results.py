@@ -1,6 +1,7 @@
 """What is committed is what the export gives: every number, verdict, picture and page."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from normstudy.experiment import load_experiment
 from normstudy.model import NETWORKS, DigitNet, count_parameters
 from normstudy.report import drawn, fill, load_all
 from normstudy.report.choices import RECIPE, tried
-from normstudy.report.pages import readme_block
+from normstudy.report.pages import is_short, readme_block
 
 RESULTS, DOCS = PROJECT / "results", PROJECT / "docs" / "experiments"
 EXPORTED = load_all(RESULTS)
@@ -40,6 +41,16 @@ def test_export_rebuilds_its_tables_byte_for_byte_its_page_and_its_figures_pixel
 def test_readme_says_what_the_exported_tables_say() -> None:
     readme = PROJECT / "README.md"
     assert fill(readme, readme_block(EXPORTED, figures_at=Path("docs/experiments"))) == readme.read_text()
+
+
+def test_readme_has_a_row_for_each_full_size_experiment_and_links_to_the_short_ones() -> None:
+    rows = [line for line in (PROJECT / "README.md").read_text().splitlines() if line.startswith("| [")]
+    links = re.findall(r"\(docs/experiments/(\w+)/index\.md\)", (PROJECT / "README.md").read_text())
+    reported = {name: tables for name, tables in EXPORTED.items() if tables.about.report != "held_out"}
+    assert set(links) == {*reported, "overview"}
+    for name, tables in reported.items():
+        assert any(f"/{name}/index.md" in row for row in rows) == (not is_short(tables)), name
+    assert all(EXPORTED[name].about.confirmatory for name in re.findall(r"experiments/(\w+)/", rows[0]))
 
 
 @pytest.mark.parametrize("name", NAMES)

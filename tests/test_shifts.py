@@ -51,8 +51,9 @@ def test_the_corruptions_under_which_batch_norm_stands_apart_are_named() -> None
     )
     [more] = [text for text in found if "BN, batches of 32 minus BN, re-estimated" in text]
     assert "simultaneous over 10 pairs; n = 10" in more
-    less = "As trained, BN is significantly less accurate than GN under fog, stripe"
-    assert pages.brief(tables) == f"{less}, more accurate under shear, of 4 (n = 10)."
+    less = "As trained, BN is significantly less accurate than GN under 2 of 4 corruptions, most under fog"
+    assert pages.brief(tables).startswith(less)
+    assert pages.brief(tables).endswith("points), and more accurate under 1 (n = 10).")
     table = shifts.mnist_c_table(tables)
     assert "| mean of the corruptions | 90.0 % |" in table
     assert [row.split(" |")[0] for row in table.splitlines()[2:7]] == [f"| {name}" for name in ("none", *LOSS)]

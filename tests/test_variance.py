@@ -1,5 +1,7 @@
 """Seeds and images as crossed samples, against simulations and statsmodels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +10,9 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from normstudy.config import TrainConfig
+from normstudy.experiment import About
 from normstudy.report.tables import ErrorTables
-from normstudy.report.variance import crossed, disagreement
+from normstudy.report.variance import correct, crossed, disagreement, two_samples
 
 
 def test_mean_squares_are_those_of_a_two_way_analysis_of_variance() -> None:
@@ -71,3 +74,19 @@ def test_networks_of_two_norms_disagree_more_where_each_norm_has_errors_of_its_o
     assert p < 0.05
     _, _, p = disagreement(two_norms(shared=20, own=0), ["GN", "LN"])
     assert p > 0.05
+
+
+def test_networks_are_compared_between_the_groups_that_the_experiment_calls_confirmatory() -> None:
+    tables = two_norms(shared=20, own=10)
+    found = two_samples(tables)
+    assert found["disagreeing"] == ["GN", "LN"]
+    assert found["disagreement"] == disagreement(tables, ["GN", "LN"])
+    [pair] = found["pairs"]
+    both = crossed(correct(tables, "GN") - correct(tables, "LN"))
+    assert (pair["a"], pair["b"], pair["error"], pair["seed_error"]) == ("GN", "LN", both.error, both.seed_error)
+    configs = [config for seed in range(4) for config in (TrainConfig(seed=seed), TrainConfig(norm="ln", seed=seed))]
+    more = [*configs, *(TrainConfig(norm="bn", seed=seed) for seed in range(4))]
+    planned = made(more, lambda config: 0.99, wrong=lambda config: [config.seed, 50 + len(config.norm)])
+    about = About(confirmatory=(("GN", "LN"),))
+    assert two_samples(replace(planned, about=about))["disagreeing"] == ["GN", "LN"]
+    assert two_samples(planned)["disagreeing"] == ["GN", "LN", "BN"]

@@ -128,7 +128,7 @@ def _notes(found: Compared) -> list[str]:
         needed = found.power()["n_for_margin"].dropna()
         if len(needed):
             n = f"{needed.min():.0f}" if needed.nunique() == 1 else f"{needed.min():.0f} to {needed.max():.0f}"
-            notes.append(f"a difference of {found.choice.margin:g} is shown in 80 % of studies with n = {n}")
+            notes.append(f"for 80 % power to detect a difference of {found.choice.margin:g}: n = {n}")
     return notes
 
 

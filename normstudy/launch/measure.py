@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from tqdm import tqdm
 
-from normstudy.config import TrainConfig
+from normstudy.config import SHIFTED_EVERY, TrainConfig
 from normstudy.data import MEMORY_FORMAT, Data, Split, load_data
 from normstudy.errors import ConfigError, Interrupted
 from normstudy.evaluate import evaluate
@@ -104,20 +104,20 @@ def statistics(data: Data) -> Way:
     return lambda model: {Measure.STATISTICS: shift_table(model, [("none", 0, data.test)])}
 
 
-def every_fourth(split: Split) -> Split:
-    """Every fourth of these images, which saves time where each is asked about often."""
-    return split.take(torch.arange(0, len(split), 4))
+def some(split: Split) -> Split:
+    """The images that are asked about under every corruption."""
+    return split.take(torch.arange(0, len(split), SHIFTED_EVERY))
 
 
 def shift(data: Data) -> Way:
     """Every fourth test image under every corruption: a network takes 36 evaluations, with BatchNorm 72."""
-    shifts = shifted(every_fourth(data.test))
+    shifts = shifted(some(data.test))
     return lambda model: {Measure.SHIFT: shift_table(model, shifts)}
 
 
 def mnist_c_shift(data: Data) -> Way:
     """The same images under MNIST-C's corruptions: a network takes 16 evaluations, with BatchNorm 48."""
-    shifts = mnist_c(every_fourth(data.test))
+    shifts = mnist_c(some(data.test))
     return lambda model: {Measure.MNIST_C: shift_table(model, shifts, batch=32)}
 
 

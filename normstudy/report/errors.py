@@ -136,7 +136,7 @@ def grid_name(group: str) -> str:
 
 
 def error_figures(tables: ErrorTables) -> dict[str, plots.Picture]:
-    """Overlap, classes, confusions, and the images that all get wrong."""
+    """Overlap, classes, confusions, and the images that all get wrong, where there are any."""
     wrong = shares(tables)
     both = common(wrong)[:10]
     bars = "Marks: mean over seeds; bars: its 95 % interval."
@@ -150,7 +150,7 @@ def error_figures(tables: ErrorTables) -> dict[str, plots.Picture]:
     captions = [_caption(tables.misclassified, index) for index in both]
     shown = f"Shown: {len(both)} of {len(common(wrong))}."
     majority = "An image counts for a group when more than half of its seeds get it wrong."
-    return {
+    figures = {
         "errors_overlap": error_charts.draw_overlap(overlap(wrong), note(tables, majority)),
         "errors_by_class": error_charts.draw_rows(
             rates, [str(digit) for digit in digits.index], "Error rate of each digit", note(tables, bars), "errors, %"
@@ -162,14 +162,13 @@ def error_figures(tables: ErrorTables) -> dict[str, plots.Picture]:
             note(tables, bars),
             "test images, of 10,000",
         ),
-        "errors_common": plots.image_grid(
-            pixels(tables.images, both),
-            captions,
-            f"Misclassified by all {len(tables.results)} runs",
-            note(tables, shown),
-            columns=5,
-        ),
     }
+    if both:
+        title = f"Misclassified by all {len(tables.results)} runs"
+        figures["errors_common"] = plots.image_grid(
+            pixels(tables.images, both), captions, title, note(tables, shown), columns=5
+        )
+    return figures
 
 
 def pictured(tables: Tables) -> set[int]:

@@ -36,11 +36,11 @@ def finished(tables: T) -> T:
     return replace(tables, **kept)
 
 
-def note(tables: Tables, bars: str = "") -> str:
+def note(tables: Tables, bars: str = "", *, test_images: int = TEST_IMAGES) -> str:
     """What a reader must know to read a figure, as its caption: data, budget, n, and what the bars are."""
     configs, results = tables.configs(), tables.results
     title = " or ".join(sorted({TITLES[config.dataset] for config in configs}))
-    images = f"{title}: {either(config.training_images for config in configs)} training, {TEST_IMAGES:,} test images"
+    images = f"{title}: {either(config.training_images for config in configs)} training, {test_images:,} test images"
     epochs = either(config.epochs for config in configs)
     last = f"{epochs} epochs" if " or " in epochs else f"epoch {epochs}, the last"
     said = [images, f"{either(results['parameters'])} parameters each", last, sample(results)]
@@ -106,7 +106,10 @@ def seeds_figures(tables: Tables, pairs: Sequence[Pair] | None = None) -> dict[s
     if found:
         bars = "Bar: 95 % interval of the mean difference (t)."
         if len(found) > 1:
-            bars = f"Bars: simultaneous 95 % intervals of all {len(found)} pairs (t)."
+            planned = sum((pair.a, pair.b) in tables.about.confirmatory for pair in found)
+            others = len(found) - planned
+            each = f"{planned} confirmatory and of {others} other" if planned else f"all {others}"
+            bars = f"Bars: simultaneous 95 % intervals of {each} pairs (t)."
         tests = "p, adjusted: of equivalence where that is the verdict, else of a difference."
         figures["differences"] = charts.draw_differences(found, note(tables, f"{bars} {tests}"))
     return figures

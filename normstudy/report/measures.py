@@ -8,10 +8,11 @@ import pandas as pd
 from normstudy.figures import Picture
 from normstudy.report import charts
 from normstudy.report.groups import Facts, note
-from normstudy.report.sweeps import by_norm, cell_means, sweep_table
+from normstudy.report.sweeps import accuracy_cell, by_norm, cell_means, sweep_table
 from normstudy.report.tables import CollapseTables, PenaltyTables, Tables
+from normstudy.report.text import markdown_table, p_value, sample, signed
 from normstudy.report.validation import STATISTICS
-from normstudy.stats import FEWEST_SEEDS, ROUNDING, Comparison, compare_pairs
+from normstudy.stats import FEWEST_SEEDS, ROUNDING, SIGNIFICANCE, Comparison, compare_pairs
 
 CLEAR = 0.005  # a loss of accuracy that two seeds can show: three times what chance puts between them
 COLLAPSE = (0.72, 0.95)  # accuracies that others report of networks this small with L1
@@ -120,9 +121,21 @@ def suspects(tables: Tables) -> pd.DataFrame:
 
 
 def collapse_table(tables: CollapseTables) -> str:
-    """Accuracy by lambda, norm and suspect."""
+    """A row for each norm and suspect: accuracy by lambda, and the difference from the usual way at that of others."""
     rows = suspects(tables)
-    return sweep_table(tables, "l1", rows.assign(group=rows["family"] + " (" + rows["group"] + ")"))
+    pairs = {(norm, pair.a.partition("|")[2]): pair for norm, pair in collapse_pairs(rows)}
+    lambdas, cells = sorted(rows["l1"].unique()), []
+    for (norm, suspect), runs in rows.groupby(["family", "group"], sort=False):
+        differs = ""
+        if pair := pairs.get((norm, suspect)):
+            low, high = signed(pair.low, 1), signed(pair.high, 1)
+            differs = f"{signed(pair.difference, 1)} ({low} to {high}; p {p_value(pair.p_adjusted)})"
+        accuracies = [accuracy_cell(runs[runs["l1"] == value]) for value in lambdas]
+        cells.append([str(norm), str(suspect), *accuracies, differs])
+    differing = f"difference at {REPORTED_AT:g} from all weights by subgradient, points"
+    head = ["norm", "L1 on, and schedule", *(f"lambda {value:g}" for value in lambdas), differing]
+    said = f"Mean test accuracy at the last epoch, {sample(tables.results)}"
+    return f"{markdown_table(head, cells)}\n\n{said}; in brackets simultaneous 95 % intervals and adjusted p."
 
 
 def collapse_figures(tables: CollapseTables) -> dict[str, Picture]:
@@ -171,12 +184,15 @@ def collapse_facts(tables: CollapseTables) -> Facts:
     }
     return {
         "reported_at": REPORTED_AT,
+        "seeds": rows["seed"].nunique(),
         "there": {norm: mean.loc[REPORTED_AT].to_dict() for norm, mean in means.items()},
         "limit": COLLAPSE[1],
         "smallest": low,
-        "gains": {
-            str(suspect): gain(statistics_rows(tables, runs))
+        "gains": [
+            found | {"suspect": str(suspect), "gained": found["re_estimated"] - found["trained"]}
             for suspect, runs in rows[rows["norm"] == "bn"].groupby("group", sort=False)
-        },
-        "pairs": collapse_pairs(rows),
+            if (found := gain(statistics_rows(tables, runs)))
+        ],
+        "pairs": (pairs := [pair for _, pair in collapse_pairs(rows)]),
+        "apart": [pair for pair in pairs if pair.p_adjusted < SIGNIFICANCE],
     }

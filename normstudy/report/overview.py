@@ -1,7 +1,7 @@
 """All experiments of an export together: what others reported beside what was found here, and the differences between
 the three main variants pooled over every experiment that trained them in full."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import cast
@@ -13,10 +13,10 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from normstudy.config import VARIANTS, TrainConfig
 from normstudy.figures import DARK, Picture
-from normstudy.report import groups, measures, sweeps
+from normstudy.report import groups, measures, networks, sweeps
 from normstudy.report.charts import label_rows
 from normstudy.report.groups import Facts
-from normstudy.report.tables import TEST_IMAGES, CollapseTables, PenaltyTables, Tables, by_seed
+from normstudy.report.tables import TEST_IMAGES, CollapseTables, OverfittingTables, PenaltyTables, Tables, by_seed
 from normstudy.report.text import markdown_table, paragraphs, render, signed
 from normstudy.stats import (
     FEWEST_SEEDS,
@@ -145,27 +145,35 @@ def reported(every: Mapping[str, Tables]) -> list[list[str]]:
     """The rows of the table of claims: what others reported, with its source, what is found here, and why the two
     differ; empty without each of the experiments that they are made of.
     """
-    needed = {"main", "factorial", "penalty", "collapse", "batch_size", "learning_rate"}
-    if needed - set(every) or every["main"].results["diverged_at"].notna().any():
+    needed = {"thirty_seeds", "overfitting", "penalty", "collapse", "batch_size", "learning_rate"}
+    if needed - set(every) or every["thirty_seeds"].results["diverged_at"].notna().any():
         return []
-    main = every["main"]
-    means = main.results.groupby("group", sort=False)[["train_accuracy", "test_accuracy"]].mean()
+    best = every["thirty_seeds"]
+    three = of_groups(best, [TrainConfig(**variant).variant for variant in VARIANTS])
+    means = best.results.groupby("group", sort=False)[["test_accuracy", "test_loss"]].mean()
     facts = {
-        "one": one_run_each(main),
-        "seeds": main.results["seed"].nunique(),
-        "epochs": int(main.results["epochs"].max()),
+        "one": one_run_each(three),
+        "seeds": best.results["seed"].nunique(),
+        "epochs": int(best.results["epochs"].max()),
         "means": means.to_dict(orient="index"),
-        "rises": rises(main),
-        "pairs": groups.comparisons(main),
+        "rises": rises(three),
+        "pairs": {(pair.a, pair.b): pair for pair in groups.comparisons(best)},
+        "confirmatory": groups.confirmatory(best),
         "noise": binomial_deviation(float(means["test_accuracy"].mean()), TEST_IMAGES),
-        "parameters": int(main.results["parameters"].max()),
-        "factorial": groups.factorial_facts(every["factorial"]),
+        "parameters": int(best.results["parameters"].max()),
+        "overfitting": networks.overfitting_facts(cast(OverfittingTables, every["overfitting"])),
         "penalty": measures.penalty_facts(cast(PenaltyTables, every["penalty"])),
         "collapse": measures.collapse_facts(cast(CollapseTables, every["collapse"])),
         "batch_size": sweeps.batch_size_facts(every["batch_size"]),
         "learning_rate": sweeps.learning_rate_facts(every["learning_rate"]),
     }
     return [[cell.strip() for cell in row.split("|")] for row in paragraphs("reported", facts)]
+
+
+def of_groups(tables: Tables, names: Sequence[str]) -> Tables:
+    """Results and epochs of these groups alone."""
+    results, epochs = (rows[rows["group"].isin(names)] for rows in (tables.results, tables.epochs))
+    return replace(tables, results=results, epochs=epochs)
 
 
 def pooled_figures(found: list[Pooled]) -> dict[str, Picture]:

@@ -135,7 +135,7 @@ def page(name: str, tables: Tables, figures: Mapping[str, Picture]) -> str:
 
 def is_short(tables: Tables) -> bool:
     """Whether the experiment trained on fewer images, for fewer epochs or with fewer seeds, as its file says."""
-    return not tables.about.parts.get("Scale-down", "nothing").startswith("nothing")
+    return "Scale-down" in tables.about.parts
 
 
 def code_of(tables: Tables) -> list[Facts]:
@@ -172,8 +172,12 @@ def readme_block(every: Mapping[str, Tables], *, figures_at: Path) -> str:
     ended = tables.results["diverged_at"].isna().all()
     runs, hours = effort(every.values())
     found = groups.summary_facts(tables) if ended else None
+    planned = next((name for name, one in every.items() if one.about.confirmatory), None)
+    pairs = groups.comparisons(every[planned]) if planned else []
     facts = {
         "summary": found,
+        "planned": at.get(planned or ""),
+        "penalty": next((pair for pair in pairs if (pair.a, pair.b) == ("BN + L1", "BN")), None),
         "table": groups.brief_table(tables.results, found["ranked"]) if found else results_table(tables),
         "at": at[main],
         "grids": grids,

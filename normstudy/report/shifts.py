@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from normstudy.config import SHIFTED_EVERY
 from normstudy.figures import Picture
 from normstudy.report import error_charts
 from normstudy.report.groups import Facts, note
-from normstudy.report.tables import MnistCTables, ShiftTables
+from normstudy.report.tables import TEST_IMAGES, MnistCTables, ShiftTables
 from normstudy.report.text import markdown_table, percent
-from normstudy.report.validation import STATISTICS
+from normstudy.report.validation import BY_BATCH, STATISTICS
 from normstudy.stats import SIGNIFICANCE, Comparison, compare_pairs
 
 TRAINED = STATISTICS[0]
+IMAGES = TEST_IMAGES // SHIFTED_EVERY
 
 
 def named(shift: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +55,7 @@ def corruption_pairs(shift: pd.DataFrame) -> dict[str, Comparison]:
 
 def shift_figures(tables: ShiftTables) -> dict[str, Picture]:
     """Errors under each corruption, by severity."""
-    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean.")
+    said = note(tables, "Lines: mean over seeds; bands: 95 % interval of the mean.", test_images=IMAGES)
     return {"shift": error_charts.draw_shift(tables.shift, said)}
 
 
@@ -64,7 +66,7 @@ def shift_facts(tables: ShiftTables) -> Facts:
 
 def mnist_c_facts(tables: MnistCTables) -> Facts:
     """The same, and under which corruptions BN differs from GN."""
-    again, batches = (f"BN, {statistics}" for statistics in STATISTICS[1:])
+    again, batches = f"BN, {STATISTICS[1]}", f"BN, {BY_BATCH}"
     facts = _facts(tables.mnist_c, [(again, "GN"), (batches, "GN"), (batches, again)])
     return {**facts, "by_winner": by_winner(facts["by_corruption"])}
 
@@ -100,7 +102,8 @@ def _facts(shift: pd.DataFrame, more: Sequence[tuple[str, str]] = ()) -> Facts:
 
 def mnist_c_figures(tables: MnistCTables) -> dict[str, Picture]:
     """Errors under each corruption."""
-    said = note(tables, "Mean over seeds; bars: 95 % interval of the mean, mostly shorter than the marks.")
+    bars = "Mean over seeds; bars: 95 % interval of the mean."
+    said = note(tables, bars, test_images=IMAGES)
     return {"mnist_c": error_charts.draw_corruptions(tables.mnist_c, said)}
 
 

@@ -45,13 +45,15 @@ def sweep_table(tables: Tables, setting: str = "", rows: pd.DataFrame | None = N
     rows, setting = by_norm(tables) if rows is None else rows, setting or varied(tables)
     norms = list(dict.fromkeys(rows["group"]))
     cells = [
-        [f"{value:g}", *(_cell(runs[runs["group"] == norm]) for norm in norms)] for value, runs in rows.groupby(setting)
+        [f"{value:g}", *(accuracy_cell(runs[runs["group"] == norm]) for norm in norms)]
+        for value, runs in rows.groupby(setting)
     ]
     table = markdown_table([WORDS.get(setting, setting.replace("_", " ")), *norms], cells)
     return f"{table}\n\nMean test accuracy at the last epoch, {sample(tables.results)}{how}."
 
 
-def _cell(runs: pd.DataFrame) -> str:
+def accuracy_cell(runs: pd.DataFrame) -> str:
+    """The mean accuracy of these runs, and how many diverged; nothing of none."""
     failed = int(runs["diverged"].sum())
     if failed == len(runs):
         return "diverged" if failed else ""
@@ -151,6 +153,7 @@ def batch_size_facts(tables: Tables) -> Facts:
         "errors": {str(norm): column.loc[sizes].to_dict() for norm, column in errors.items()},
         "smallest": sizes[0],
         "usual": USUAL if USUAL in sizes[1:] else None,
+        "seeds": rows["seed"].nunique(),
         "at_an_end": int(((chosen == tried["min"]) | (chosen == tried["max"])).sum()),
         "cells": len(chosen),
         "best": {str(norm): column.idxmin() for norm, column in errors.items() if column.notna().any()},

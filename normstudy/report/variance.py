@@ -126,11 +126,18 @@ def two_samples(tables: Tables) -> dict[str, Any]:
     if len(names) < 2 or len(seeds.iloc[0]) < FEWEST_SEEDS or any(each != seeds.iloc[0] for each in seeds):
         return {}
     right = {name: correct(tables, name) for name in names}
-    pairs = list(combinations(names, 2))
+    pairs = []
+    for a, b in combinations(names, 2):
+        both = crossed(right[a] - right[b])
+        errors = {"seed_error": both.seed_error, "error": both.error}
+        pairs.append({"a": a, "b": b, **errors, "correlation": seed_correlation(tables, a, b)})
+    # of an experiment with confirmatory pairs their groups alone, so that BatchNorm doesn't count as two norms
+    planned = [name for name in names if any(name in pair for pair in tables.about.confirmatory)] or names
     return {
         "groups": {name: crossed(found) for name, found in right.items()},
-        "pairs": [(a, b, crossed(right[a] - right[b]), seed_correlation(tables, a, b)) for a, b in pairs],
-        "disagreement": disagreement(tables, names),
+        "pairs": pairs,
+        "disagreement": disagreement(tables, planned),
+        "disagreeing": planned,
         # half of Fisher's 95 % interval about 0
         "uncertain": math.tanh(1.96 / (len(seeds.iloc[0]) - 3) ** 0.5) if len(seeds.iloc[0]) > 3 else 1.0,
     }
