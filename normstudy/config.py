@@ -26,6 +26,7 @@ MNIST_C = (  # of mnist_c.py
     *("translate", "stripe", "fog", "spatter", "dotted line", "zigzag", "canny edges"),
 )
 SHIFTED_EVERY = 4  # under a corruption a network is asked about every fourth test image, which saves time
+STATISTICS_BATCH = 32  # images whose own statistics BatchNorm takes under MNIST-C's corruptions
 BINS = 15  # of confidence, in its reliability tables
 
 # The rows of NORMS and NETWORKS in model.py, which takes 2 s to import; a test compares them.

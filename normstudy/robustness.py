@@ -5,7 +5,7 @@ asked about the same images.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -149,10 +149,8 @@ def re_estimated(model: DigitNet, images: UInt8[Tensor, "n 1 28 28"]) -> DigitNe
     for layer in batch_norms(model):
         layer.reset_running_stats()
         layer.momentum = None  # the plain average over batches
-    batches = math.ceil(len(images) / 250)
-    for first in range(batches):
-        # not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each
-        model(normalise(images[first::batches]).contiguous(memory_format=MEMORY_FORMAT[images.device.type]))
+    for _, batch in spread(images, math.ceil(len(images) / 250)):
+        model(batch)
     return model.eval()
 
 
@@ -161,14 +159,23 @@ def with_batch_statistics(model: DigitNet, split: Split, size: int) -> Evaluatio
     """What the network answers when BatchNorm takes the mean and variance of each batch of `size` images, or one more:
     Nado et al. 2020, "Evaluating Prediction-Time Batch Normalization for Robustness under Covariate Shift".
 
-    No label is used and no weight changes. Each batch has images from all over the split.
+    No label is used and no weight changes.
     """
-    model, batches = deepcopy(model).train(), max(1, len(split) // size)  # only BatchNorm is another in training
+    model = deepcopy(model).train()  # only BatchNorm is another in training
     logits = torch.empty(len(split), 10)
-    for first in range(batches):
-        images = normalise(split.images[first::batches])
-        logits[first::batches] = model(images.contiguous(memory_format=MEMORY_FORMAT[images.device.type]))
+    for places, batch in spread(split.images, max(1, len(split) // size)):
+        logits[places] = model(batch)
     return evaluation_of(logits, split)
+
+
+def spread(images: UInt8[Tensor, "n 1 28 28"], batches: int) -> Iterator[tuple[slice, Float[Tensor, "b 1 28 28"]]]:
+    """The images as a network takes them, in so many batches, each with its places.
+
+    Not in order: no small batch is left over, and both halves of MNIST's test set, of other writers, are in each.
+    """
+    for first in range(batches):
+        places = slice(first, None, batches)
+        yield places, normalise(images[places]).contiguous(memory_format=MEMORY_FORMAT[images.device.type])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,6 +156,9 @@ def test_collapse_is_told_by_each_way_to_penalise_under_each_schedule() -> None:
     for ends in ("rate ends at 0", "rate ends at its peak"):
         [proximal] = [row for row in table if f"BN | weights by proximal steps, {ends} |" in row]
         assert proximal.endswith("| 97.00 % | 97.00 % |  |")  # of one seed nothing is compared
+        for summed in ("weights", "convolutions", "linear layer"):
+            [usual] = [row for row in table if row.startswith(f"| BN | {summed}, {ends} |")]
+            assert usual.split(" | ")[5] == "89.00 %"
     assert not any("differ significantly" in text for text in said("collapse", told))
     assert len([row for row in table if row.startswith("|")]) == 2 + 22
     assert set(measures.collapse_figures(told)) == {"error_rate"}

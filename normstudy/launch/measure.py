@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from tqdm import tqdm
 
-from normstudy.config import SHIFTED_EVERY, TrainConfig
+from normstudy.config import SHIFTED_EVERY, STATISTICS_BATCH, TrainConfig
 from normstudy.data import MEMORY_FORMAT, Data, Split, load_data
 from normstudy.errors import ConfigError, Interrupted
 from normstudy.evaluate import evaluate
@@ -118,7 +118,7 @@ def shift(data: Data) -> Way:
 def mnist_c_shift(data: Data) -> Way:
     """The same images under MNIST-C's corruptions: a network takes 16 evaluations, with BatchNorm 48."""
     shifts = mnist_c(some(data.test))
-    return lambda model: {Measure.MNIST_C: shift_table(model, shifts, batch=32)}
+    return lambda model: {Measure.MNIST_C: shift_table(model, shifts, batch=STATISTICS_BATCH)}
 
 
 def calibrated(data: Data) -> Way:

@@ -123,8 +123,7 @@ def suspects(tables: Tables) -> pd.DataFrame:
 def collapse_table(tables: CollapseTables) -> str:
     """A row for each norm and suspect: accuracy by lambda, and the difference from the usual way at that of others."""
     rows = suspects(tables)
-    pairs = {(norm, pair.a.partition("|")[2]): pair for norm, pair in collapse_pairs(rows)}
-    lambdas, cells = sorted(rows["l1"].unique()), []
+    pairs, lambdas, cells = collapse_pairs(rows), sorted(rows["l1"].unique()), []
     for (norm, suspect), runs in rows.groupby(["family", "group"], sort=False):
         differs = ""
         if pair := pairs.get((norm, suspect)):
@@ -157,9 +156,9 @@ def lowest_at(mean: pd.Series) -> float:
     return float(mean.index[(mean <= COLLAPSE[1]) | mean.isna()].min())
 
 
-def collapse_pairs(rows: pd.DataFrame) -> list[tuple[str, Comparison]]:
-    """By norm, at the lambda that others report: each way to penalise against the usual one under the same schedule;
-    all adjusted together, none of which a run diverged, none of fewer seeds than a verdict needs."""
+def collapse_pairs(rows: pd.DataFrame) -> dict[tuple[str, str], Comparison]:
+    """By norm and suspect, at the lambda that others report: each way to penalise against the usual one under the same
+    schedule; all adjusted together, none of which a run diverged, none of fewer seeds than a verdict needs."""
     at = rows[rows["l1"] == REPORTED_AT].assign(cell=lambda runs: runs["family"] + "|" + runs["group"])
     table = at.pivot(index="seed", columns="cell", values="test_accuracy").dropna(axis=1)
     pairs = []
@@ -169,8 +168,9 @@ def collapse_pairs(rows: pd.DataFrame) -> list[tuple[str, Comparison]]:
         if usual in table and usual != cell:
             pairs.append((str(cell), usual))
     if len(table) < FEWEST_SEEDS:
-        return []
-    return [(pair.a.partition("|")[0], pair) for pair in compare_pairs(table, pairs)]
+        return {}
+    compared = compare_pairs(table, pairs)
+    return {(family, group): pair for pair in compared for family, _, group in [pair.a.partition("|")]}
 
 
 def collapse_facts(tables: CollapseTables) -> Facts:
@@ -193,6 +193,6 @@ def collapse_facts(tables: CollapseTables) -> Facts:
             for suspect, runs in rows[rows["norm"] == "bn"].groupby("group", sort=False)
             if (found := gain(statistics_rows(tables, runs)))
         ],
-        "pairs": (pairs := [pair for _, pair in collapse_pairs(rows)]),
-        "apart": [pair for pair in pairs if pair.p_adjusted < SIGNIFICANCE],
+        "pairs": (pairs := collapse_pairs(rows)),
+        "apart": {cell: pair for cell, pair in pairs.items() if pair.p_adjusted < SIGNIFICANCE},
     }

@@ -25,6 +25,7 @@ from normstudy.report.tables import (
     TemperatureTables,
 )
 from normstudy.report.text import escaped, markdown_table, paragraphs, render
+from normstudy.stats import SIGNIFICANCE
 
 ERRORS = "Which images do all runs misclassify?"
 SOURCE = re.compile(r" \(\[.*?\]\(.*?\).*?\)")
@@ -105,7 +106,14 @@ def brief(tables: Tables) -> str:
     kind, facts = tables.about.report, kind_of(tables).facts(tables)
     first = next(iter(paragraphs(kind, facts)), "")
     means = tables.results.groupby("group", sort=False)["test_accuracy"].mean().to_dict()
-    said = {"kind": kind, "first": first, "facts": facts, "means": means, "confirmatory": groups.confirmatory(tables)}
+    said = {
+        "kind": kind,
+        "first": first,
+        "facts": facts,
+        "means": means,
+        "confirmatory": groups.confirmatory(tables),
+        "significance": SIGNIFICANCE,
+    }
     return " ".join(render("brief", said).split())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from normstudy.config import ADDED, BINS, CORRUPTIONS, MNIST_C, TrainConfig
+from normstudy.config import ADDED, BINS, CORRUPTIONS, MNIST_C, STATISTICS_BATCH, TrainConfig
 from normstudy.errors import ReportError, Unfinished, one_line
 from normstudy.tracking import Measure, Metric, Tag
 
@@ -29,7 +29,7 @@ COLUMNS: Columns = {  # of the misclassified images
     "loss": NATS,
 }
 STATISTICS = ("as trained", "re-estimated")
-BY_BATCH = "batches of 32"  # where BatchNorm was asked with those of each batch, too
+BY_BATCH = f"batches of {STATISTICS_BATCH}"  # where BatchNorm was asked with those of each batch, too
 SHIFTS: Columns = {
     "statistics": frozenset(STATISTICS),
     "corruption": frozenset(["none", *CORRUPTIONS]),
